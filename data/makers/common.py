@@ -1,0 +1,242 @@
+"""What the makers share: pictures to learn from, and one training loop that can be resumed.
+
+Every maker is a script with a configuration, a seed, checkpoints and a training curve. The same
+script runs on a CPU (in pieces) or on a GPU: `accelerate` places model and batches.
+"""
+
+import argparse
+import csv
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from pasta_lib.world.renderer import IMAGE_SIZE, render
+from pasta_lib.world.scenes import sample_prompts
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """Rendered scenes that the models learn from; drawn once, reused by every maker."""
+
+    folder: str = "/tmp/pasta-pool"  # on local disk, not shipped: this script makes it again
+    size: int = 60_000
+    seed: int = 1
+    chunk: int = 500  # scenes rendered at a time
+
+
+@dataclass(frozen=True)
+class Pool:
+    """`images` uint8 `[N, 64, 64, 3]` (memory-mapped), `said` and `shown` int64 `[N, 7]`."""
+
+    images: np.ndarray
+    said: np.ndarray
+    shown: np.ndarray
+
+    def batch(self, rows: np.ndarray, device: str | torch.device) -> Tensor:
+        """float `[B, 3, 64, 64]` in 0..1."""
+        images = torch.from_numpy(np.array(self.images[rows])).to(device)
+        return images.permute(0, 3, 1, 2).float() / 255
+
+
+def load_pool(config: PoolConfig, device: str = "cpu") -> Pool:
+    """The pool, rendered first where it does not exist yet."""
+    folder = Path(config.folder) / f"{config.size}-{config.seed}"
+    if not (folder / "shown.npy").exists():
+        _render_pool(config, folder, device)
+    return Pool(
+        np.load(folder / "images.npy", mmap_mode="r"),
+        np.load(folder / "said.npy"),
+        np.load(folder / "shown.npy"),
+    )
+
+
+def _render_pool(config: PoolConfig, folder: Path, device: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    said, shown = sample_prompts(config.size, np.random.default_rng(config.seed))
+    generator = torch.Generator().manual_seed(config.seed)
+    shape = (config.size, IMAGE_SIZE, IMAGE_SIZE, 3)
+    images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, shape)
+    for start in range(0, config.size, config.chunk):
+        stop = min(start + config.chunk, config.size)
+        picture = render(shown[start:stop], generator, device)
+        images[start:stop] = (picture * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    images.flush()
+    np.save(folder / "said.npy", said)
+    np.save(folder / "shown.npy", shown)  # last: its presence says that the pool is whole
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How one model is trained. Constant learning rate, then a linear decay to zero."""
+
+    steps: int = 1000
+    batch_size: int = 64
+    lr: float = 1e-3
+    warmup: int = 100  # steps
+    decay: float = 0.3  # share of the steps at the end over which the rate falls to zero
+    weight_decay: float = 0.01
+    clip: float = 1.0  # largest gradient norm
+    ema: float = 0.999  # decay of the moving average of the weights, which is what is shipped
+    seed: int = 0
+    checkpoint_every: int = 500  # steps
+    log_every: int = 50  # steps
+    max_seconds: float = 1e9  # stop (with a checkpoint) after this long; run again to go on
+    threads: int = 1  # CPU threads
+    folder: str = "/tmp/pasta-train"  # checkpoints; not shipped
+    curve: str = ""  # CSV of the training curve
+
+
+def configure(default, description: str):
+    """Read `--field value` for the fields of a flat dataclass; return the changed one."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for field in fields(default):
+        value = getattr(default, field.name)
+        parser.add_argument(f"--{field.name}", type=type(value), default=value)
+    return replace(default, **vars(parser.parse_args()))
+
+
+def step_rng(seed: int, step: int) -> tuple[np.random.Generator, torch.Generator]:
+    """Random numbers of one step: a resumed run draws what an uninterrupted one would have."""
+    seeds = np.random.SeedSequence([seed, step]).generate_state(2)
+    return np.random.default_rng(seeds[0]), torch.Generator().manual_seed(int(seeds[1]))
+
+
+LossFunction = Callable[[nn.Module, np.random.Generator, torch.Generator], tuple[Tensor, dict]]
+
+
+def fit(model: nn.Module, loss_function: LossFunction, config: TrainConfig) -> nn.Module:
+    """Train `model`, resuming from its checkpoint; return the moving average of its weights.
+
+    `loss_function(model, rng, generator)` draws its own batch and returns the loss and numbers to
+    log. Stops early, with a checkpoint, once `max_seconds` have passed.
+    """
+    torch.set_num_threads(config.threads)
+    accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
+    optimizer = torch.optim.AdamW(
+        model.parameters(), config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay
+    )
+    model = model.to(memory_format=torch.channels_last)  # convolutions run 1.4 × as fast on a CPU
+    model, optimizer = accelerator.prepare(model, optimizer)
+    bare = accelerator.unwrap_model(model)
+    average = AveragedModel(bare, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
+    checkpoint = Path(config.folder) / "checkpoint.safetensors"
+    step = _load(checkpoint, bare, average, optimizer) if checkpoint.exists() else 0
+    started, log = time.monotonic(), _Curve(config.curve, step)
+    while step < config.steps:
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * _rate(step, config)
+        loss, numbers = loss_function(model, *step_rng(config.seed, step))
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(model.parameters(), config.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        average.update_parameters(bare)
+        step += 1
+        log.add(loss, numbers)
+        if step % config.log_every == 0:
+            log.write(step, step * config.batch_size, time.monotonic() - started)
+        over = time.monotonic() - started > config.max_seconds
+        if step % config.checkpoint_every == 0 or step == config.steps or over:
+            _save(checkpoint, step, bare, average, optimizer)
+        if over:
+            break
+    return average.module
+
+
+def _rate(step: int, config: TrainConfig) -> float:
+    left = (config.steps - step) / max(1, config.decay * config.steps)
+    return min(1.0, (step + 1) / config.warmup, left)
+
+
+def _save(path: Path, step: int, model: nn.Module, average: nn.Module, optimizer) -> None:
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
+    for i, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    save_file(tensors, temporary, metadata={"step": str(step)})
+    temporary.replace(path)
+
+
+def _load(path: Path, model: nn.Module, average: nn.Module, optimizer) -> int:
+    tensors = load_file(path)
+    part = {"model": {}, "average": {}, "optimizer": {}}
+    for key, value in tensors.items():
+        name, rest = key.split(".", 1)
+        part[name][rest] = value
+    model.load_state_dict(part["model"])
+    average.load_state_dict(part["average"])
+    state: dict[int, dict] = {}
+    for key, value in part["optimizer"].items():
+        i, name = key.split(".")
+        state.setdefault(int(i), {})[name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    return int(next(iter(state.values()))["step"])
+
+
+class _Curve:
+    """Means since the last row, appended to a CSV; rows beyond a resumed step are dropped."""
+
+    def __init__(self, path: str, step: int) -> None:
+        self.path = Path(path) if path else None
+        self.sums: dict[str, float] = {}
+        self.n = 0
+        if self.path and self.path.exists():
+            with open(self.path, newline="") as file:
+                rows = [row for row in csv.DictReader(file) if step and int(row["step"]) <= step]
+            self._rewrite(rows)
+
+    def add(self, loss: Tensor, numbers: dict) -> None:
+        for key, value in {"loss": loss, **numbers}.items():
+            self.sums[key] = self.sums.get(key, 0.0) + float(torch.as_tensor(value).detach())
+        self.n += 1
+
+    def write(self, step: int, seen: int, seconds: float) -> None:
+        row = {"step": step, "images": seen, "seconds": round(seconds, 1)}
+        row |= {key: f"{value / self.n:.5g}" for key, value in self.sums.items()}
+        self.sums, self.n = {}, 0
+        print(json.dumps(row), flush=True)
+        if self.path:
+            new = not self.path.exists()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "a", newline="") as file:
+                writer = csv.DictWriter(file, row)
+                if new:
+                    writer.writeheader()
+                writer.writerow(row)
+
+    def _rewrite(self, rows: list[dict]) -> None:
+        self.path.unlink()
+        if rows:
+            with open(self.path, "w", newline="") as file:
+                writer = csv.DictWriter(file, rows[0])
+                writer.writeheader()
+                writer.writerows(rows)
+
+
+def save_half(module, folder: Path) -> None:
+    """Save a diffusers or transformers model in fp16."""
+    module.half().save_pretrained(folder, safe_serialization=True)
+
+
+def describe(config) -> dict:
+    """A configuration as plain numbers, for the log that is shipped."""
+    return asdict(config)
+
+
+def batches(n: int, size: int) -> Iterator[slice]:
+    """Slices that cut `n` rows into batches."""
+    return (slice(i, min(i + size, n)) for i in range(0, n, size))

@@ -1,0 +1,146 @@
+"""Train miniature CLIP: an `open_clip` model on captioned scenes, with open_clip's own loss.
+
+    python data/makers/make_clip.py --steps 6000
+
+Half of every batch is made of near misses: scenes that differ from another of the batch in one
+attribute alone, so that colour and count, which rarely decide a random batch, are learnt too.
+The folder it writes loads with `open_clip.create_model_and_transforms("local-dir:<folder>")`.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+
+import numpy as np
+import open_clip
+import torch
+from common import Pool, PoolConfig, TrainConfig, configure, fit, load_pool
+from open_clip.loss import ClipLoss
+from safetensors.torch import save_file
+
+from pasta_lib.world import captions
+from pasta_lib.world.renderer import IMAGE_SIZE, render
+from pasta_lib.world.scenes import (
+    BACKGROUND,
+    COLOUR,
+    COUNT,
+    IDEA,
+    SECOND,
+    STYLE,
+    SUBJECT,
+    UNSAID,
+    from_array,
+    is_held_out,
+    own_colours,
+)
+from pasta_lib.world.vocabulary import BACKGROUNDS, COLOURS, COUNTS, STYLES, SUBJECTS
+from pasta_lib.world.weights import WORLD_DIR, write_atomically, write_manifest
+
+FOLDER = WORLD_DIR / "clip"
+TOKENIZER = WORLD_DIR / "text_to_image" / "tokenizer"
+MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+MODEL = {
+    "embed_dim": 64,
+    "vision_cfg": {
+        "image_size": IMAGE_SIZE, "layers": 4, "width": 128, "head_width": 32, "patch_size": 8,
+    },
+    "text_cfg": {
+        "context_length": 32, "vocab_size": 0, "width": 96, "heads": 4, "layers": 2,
+        "hf_tokenizer_name": "", "pool_type": "argmax",
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ClipConfig(TrainConfig):
+    """Training of CLIP."""
+
+    steps: int = 6000
+    batch_size: int = 128
+    lr: float = 1.5e-3
+    weight_decay: float = 0.05
+    near: float = 0.5  # share of a batch that is near misses of the rest
+    folder: str = "/tmp/pasta-train/clip"
+    curve: str = str(WORLD_DIR / "logs" / "clip.csv")
+
+
+def write_config() -> None:
+    """The registered configuration and the tokenizer, where open_clip looks for them."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    model = json.loads(json.dumps(MODEL))
+    for file in TOKENIZER.glob("*.json"):
+        shutil.copy(file, FOLDER / file.name)
+    vocabulary = json.loads((TOKENIZER / "tokenizer.json").read_text())["model"]["vocab"]
+    model["text_cfg"] |= {"vocab_size": len(vocabulary), "hf_tokenizer_name": "local"}
+    config = {"model_cfg": model, "preprocess_cfg": {"mean": MEAN, "std": STD}}
+    write_atomically(FOLDER / "open_clip_config.json", json.dumps(config, indent=1).encode())
+
+
+def near_misses(scenes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Each scene with one attribute changed, never into a held-out pair. int64 `[B, 7]`."""
+    out = scenes.copy()
+    todo = np.arange(len(scenes))
+    sizes = {
+        SUBJECT: SUBJECTS,
+        COLOUR: COLOURS,
+        STYLE: STYLES,
+        BACKGROUND: BACKGROUNDS,
+        COUNT: COUNTS,
+    }
+    columns = np.array([COLOUR, COLOUR, COUNT, COUNT, SUBJECT, STYLE, BACKGROUND])
+    while len(todo):
+        column = rng.choice(columns, len(todo))
+        column[(column == COUNT) & (scenes[todo, SECOND] >= 0)] = COLOUR
+        size = np.array([len(sizes[c]) for c in column])
+        out[todo] = scenes[todo]
+        out[todo, column] = rng.integers(size) + (column == COUNT)
+        bad = (out[todo] == scenes[todo]).all(1) | is_held_out(out[todo])
+        bad |= own_colours()[out[todo, SUBJECT]] == out[todo, COLOUR]
+        bad |= out[todo, SECOND] == out[todo, SUBJECT]
+        todo = todo[bad]
+    return out
+
+
+class _Loss:
+    """Pictures of the pool, and freshly rendered near misses of some of them."""
+
+    def __init__(self, pool: Pool, tokenizer, config: ClipConfig) -> None:
+        self.pool, self.tokenizer, self.config = pool, tokenizer, config
+        self.scenes = from_array(pool.said)
+        self.clip_loss = ClipLoss()
+
+    def __call__(self, model, rng, generator):
+        device = next(model.parameters()).device
+        n = round(self.config.batch_size * self.config.near / 2)
+        rows = rng.integers(len(self.scenes), size=self.config.batch_size - n)
+        originals = self.pool.shown[rows[:n]].copy()  # these are captioned in full
+        originals[:, IDEA] = UNSAID
+        others = near_misses(originals, rng)
+        images = torch.cat([self.pool.batch(rows, device), render(others, generator).to(device)])
+        scenes = from_array(originals) + [self.scenes[i] for i in rows[n:]] + from_array(others)
+        texts = self.tokenizer([captions.write(scene, rng) for scene in scenes]).to(device)
+        image, text, scale = model((images - 0.5) / 0.5, texts)
+        loss = self.clip_loss(image, text, scale)
+        right = (image @ text.T).argmax(1) == torch.arange(len(image), device=device)
+        return loss, {"top_1": right.float().mean(), "scale": scale.detach()}
+
+
+def main() -> None:
+    config = configure(ClipConfig(), __doc__)
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pool = load_pool(PoolConfig(), device)
+    write_config()
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{FOLDER}", load_weights=False)
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{FOLDER}")
+    model = fit(model, _Loss(pool, tokenizer, config), config)
+    tensors = {k: v.half().contiguous() for k, v in model.state_dict().items()}
+    temporary = FOLDER / "open_clip_model.safetensors.tmp"
+    save_file(tensors, temporary)
+    temporary.replace(FOLDER / "open_clip_model.safetensors")
+    write_manifest()
+
+
+if __name__ == "__main__":
+    main()

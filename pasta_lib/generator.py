@@ -1,0 +1,98 @@
+"""Prompts to pictures, through any `diffusers` text-to-image pipeline.
+
+The miniature model is the default; SDXL is the same call with another model id. Every picture's
+noise is drawn on the CPU from the picture's own seed, so that a prompt and a seed name one picture,
+whatever the batch it is drawn in.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from tqdm.auto import tqdm
+
+from pasta_lib.world.weights import require
+
+MINIATURE = "miniature"
+MAX_PROMPT = 2_000  # characters; text encoders read some 77 tokens and would drop the rest silently
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """Which model draws, and how. The defaults are the miniature's fast setting (ours)."""
+
+    model: str = (
+        MINIATURE  # or a hub id such as stabilityai/stable-diffusion-xl-base-1.0, or a folder
+    )
+    revision: str | None = None  # of a hub model: a commit, so that it never changes
+    steps: int = 12
+    guidance: float = 3.0  # classifier-free guidance scale; 1 is without
+    batch_size: int = 16
+    device: str = "cpu"
+    dtype: str = ""  # float32, float16 or bfloat16; empty: float16 on a GPU, else float32
+
+
+def load_pipeline(config: GeneratorConfig) -> DiffusionPipeline:
+    """The pipeline on its device. Raises WeightsError where the miniature's files are not whole."""
+    source = require("text_to_image") if config.model == MINIATURE else config.model
+    dtype = config.dtype or ("float32" if config.device == "cpu" else "float16")
+    pipeline = DiffusionPipeline.from_pretrained(
+        source, revision=config.revision, dtype=getattr(torch, dtype)
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(config.device)
+
+
+def generate(
+    pipeline: DiffusionPipeline,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    config: GeneratorConfig = GeneratorConfig(),
+    progress: bool = True,
+) -> np.ndarray:
+    """Draw one picture for each prompt and its seed: uint8 `[N, H, W, 3]`.
+
+    Raises ValueError for an empty or overlong prompt, or as many seeds as prompts are not given.
+    """
+    _check(prompts, seeds)
+    starts = range(0, len(prompts), config.batch_size)
+    parts = []
+    for start in tqdm(starts, desc="drawing", unit="batch", disable=not progress):
+        rows = slice(start, start + config.batch_size)
+        generators = [torch.Generator().manual_seed(int(s)) for s in seeds[rows]]
+        pictures = pipeline(
+            list(prompts[rows]),
+            num_inference_steps=config.steps,
+            guidance_scale=config.guidance,
+            latents=_noise(pipeline, generators),
+            generator=generators,  # for schedulers that add noise on the way
+            output_type="np",
+        ).images
+        parts.append((pictures * 255).round().astype(np.uint8))
+    return np.concatenate(parts)
+
+
+def _noise(pipeline: DiffusionPipeline, generators: list[torch.Generator]) -> torch.Tensor:
+    """Standard normal latents `[B, C, h, w]`, one generator a picture, at the model's own size."""
+    denoiser = getattr(pipeline, "unet", None) or pipeline.transformer
+    side = denoiser.config.sample_size
+    shape = (denoiser.config.in_channels, side, side)
+    noise = torch.stack([torch.randn(shape, generator=g) for g in generators])
+    return noise.to(pipeline.device, denoiser.dtype)
+
+
+def _check(prompts: Sequence[str], seeds: Sequence[int]) -> None:
+    if isinstance(prompts, str):
+        raise ValueError("prompts is one string; pass a list of prompts, one for each picture")
+    if len(prompts) != len(seeds) or not len(prompts):
+        raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds; give one seed a prompt")
+    for i, prompt in enumerate(prompts):
+        if not prompt.strip():
+            raise ValueError(f"prompt {i} is empty; write what the picture shows")
+        if len(prompt) > MAX_PROMPT:
+            raise ValueError(
+                f"prompt {i} has {len(prompt):,} characters, at most {MAX_PROMPT:,} are accepted "
+                "(a text encoder reads the first 77 tokens or fewer): shorten it"
+            )

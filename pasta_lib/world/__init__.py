@@ -1,0 +1,1 @@
+"""The miniature world: scenes, their captions and pictures, and the eye that judges pictures."""

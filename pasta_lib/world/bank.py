@@ -1,0 +1,123 @@
+"""The image bank: what four seeded pictures of every reachable scene look like to CLIP and the eye.
+
+Pictures are not kept: each can be drawn again from its prompt and seed. What is kept is each
+picture's CLIP embedding and the eye's reading of it, in one memory-mapped file, so that tens of
+thousands of sessions can be simulated without drawing anything.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pasta_lib.generator import GeneratorConfig
+from pasta_lib.world import captions
+from pasta_lib.world.eye import Reading
+from pasta_lib.world.reachable import reachable
+from pasta_lib.world.scenes import SUBJECT_NAMES, from_array
+from pasta_lib.world.weights import WORLD_DIR, WeightsError, read_manifest, require
+
+BANK_FILE = "bank.npy"
+BANK_CARD = "bank.json"
+PICTURES = 4  # M, pictures a member
+MODELS = ("text_to_image/", "clip/", "eye.safetensors")  # what a bank depends on
+_SMALL = ("colour", "style", "background", "count")  # kept whole; of the subjects, the best three
+
+RECORD = np.dtype(
+    [
+        ("embedding", "<f2", (64,)),
+        ("subject", "u1", (3,)),
+        ("subject_probability", "u1", (3,)),
+        ("colour", "u1", (6,)),
+        ("style", "u1", (6,)),
+        ("background", "u1", (8,)),
+        ("count", "u1", (4,)),
+        ("second", "u1"),
+        ("second_probability", "u1"),
+    ]
+)  # probabilities in 255ths
+
+
+def prompt_of(member: int) -> str:
+    """The wording that a member's bank pictures were drawn from."""
+    return captions.write(from_array(reachable()[member : member + 1])[0])
+
+
+def seed_of(member: int, picture: int) -> int:
+    """The seed of a bank picture: the same for ever."""
+    return member * PICTURES + picture
+
+
+def models_fingerprint(world_dir: Path = WORLD_DIR) -> dict[str, str]:
+    """sha256 of every file that decides what the bank holds."""
+    return {k: v for k, v in read_manifest(world_dir).items() if k.startswith(MODELS)}
+
+
+def pack(embeddings: np.ndarray, reading: Reading) -> np.ndarray:
+    """Records `[B]` of embeddings float `[B, 64]` and the eye's readings."""
+    records = np.zeros(len(embeddings), RECORD)
+    records["embedding"] = embeddings
+    best = reading.subject.topk(3, 1)
+    records["subject"], records["subject_probability"] = best.indices, _bytes(best.values)
+    for name in _SMALL:
+        records[name] = _bytes(getattr(reading, name))
+    second = reading.second.max(1)
+    records["second"], records["second_probability"] = second.indices, _bytes(second.values)
+    return records
+
+
+def _bytes(probability: torch.Tensor) -> np.ndarray:
+    return (probability * 255).round().cpu().numpy().astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Bank:
+    """A whole bank. `records`: memory-mapped `[members, 4]` of `RECORD`; `card`: its making."""
+
+    records: np.ndarray
+    card: dict
+
+    def embeddings(self, members: np.ndarray) -> np.ndarray:
+        """CLIP embeddings, float32 `[..., 4, 64]`, of members `[...]` (rows of `reachable()`)."""
+        return self.records["embedding"][members].astype(np.float32)
+
+    @cached_property
+    def subject(self) -> np.ndarray:
+        """Probability of every subject, float32 `[members, 4, 64]`; beyond the best three, even."""
+        top, p = self.records["subject"].astype(np.int64), self.records["subject_probability"] / 255
+        rest = np.clip(1 - p.sum(-1, keepdims=True), 0, None) / (len(SUBJECT_NAMES) - 3)
+        out = np.broadcast_to(rest, (*p.shape[:-1], len(SUBJECT_NAMES))).astype(np.float32)
+        np.put_along_axis(out, top, p.astype(np.float32), -1)
+        return out
+
+    def probability(self, attribute: str) -> np.ndarray:
+        """Of colour, style, background or count, as the eye sees: `[members, 4, values]`."""
+        return self.records[attribute].astype(np.float32) / 255
+
+
+def load_bank(world_dir: Path = WORLD_DIR) -> Bank:
+    """Open the bank. Raises WeightsError when it is not whole, or was built with other weights."""
+    path = require(BANK_FILE, world_dir)
+    card = json.loads((require(BANK_CARD, world_dir)).read_text())
+    now = models_fingerprint(world_dir)
+    if card["models"] != now:
+        changed = sorted(
+            k for k in card["models"].keys() | now.keys() if card["models"].get(k) != now.get(k)
+        )
+        raise WeightsError(
+            f"{path} was built with other weights than those beside it (changed: "
+            f"{', '.join(changed)}). Mend: run data/makers/make_bank.py again."
+        )
+    records = np.load(path, mmap_mode="r")
+    expected = (len(reachable()), PICTURES)
+    if records.shape != expected or records.dtype != RECORD:
+        raise WeightsError(f"{path} has shape {records.shape}, expected {expected}: make it again")
+    return Bank(records, card)
+
+
+def bank_card(config: GeneratorConfig, world_dir: Path = WORLD_DIR) -> dict:
+    """What a bank was made with, for `load_bank` to compare."""
+    return {"generator": asdict(config), "models": models_fingerprint(world_dir)}

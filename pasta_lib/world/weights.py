@@ -1,0 +1,77 @@
+"""Where the miniature world's files lie, and the check that they are whole.
+
+`data/world/manifest.json` holds the sha256 of every file a maker wrote. Loading goes through
+`require`, so a missing, truncated or foreign file is refused before a library stumbles over it.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+WORLD_DIR = Path(__file__).resolve().parents[2] / "data" / "world"
+MANIFEST = "manifest.json"
+
+
+class WeightsError(RuntimeError):
+    """A file of the miniature world is missing, damaged, or belongs to another set."""
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of one file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_manifest(world_dir: Path = WORLD_DIR) -> dict[str, str]:
+    """Digest by relative path. Raises WeightsError when the manifest is missing or unreadable."""
+    path = Path(world_dir) / MANIFEST
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"{path} cannot be read ({error}); expected the list of the world's files. Mend: "
+            "`git checkout -- data/world`, or run the scripts in data/makers/ again."
+        ) from error
+
+
+def write_manifest(world_dir: Path = WORLD_DIR) -> dict[str, str]:
+    """Digest every file below `world_dir` but the manifest, the notes and the logs."""
+    world_dir = Path(world_dir)
+    skip = {".md", ".csv", ".tmp"}
+    files = (p for p in sorted(world_dir.rglob("*")) if p.is_file() and p.suffix not in skip)
+    digests = {p.relative_to(world_dir).as_posix(): sha256(p) for p in files if p.name != MANIFEST}
+    write_atomically(world_dir / MANIFEST, json.dumps(digests, indent=1).encode() + b"\n")
+    return digests
+
+
+def require(name: str, world_dir: Path = WORLD_DIR) -> Path:
+    """The path of a file, or of a folder, once every byte in it has been checked.
+
+    `name` is relative to `world_dir`. Raises WeightsError naming the file and the mend.
+    """
+    world_dir = Path(world_dir)
+    manifest = read_manifest(world_dir)
+    names = [n for n in manifest if n == name or n.startswith(name + "/")]
+    mend = "Mend: `git checkout -- data/world`, or run its script in data/makers/ again."
+    if not names:
+        raise WeightsError(f"{world_dir / name} is not in {MANIFEST}, so it was never made. {mend}")
+    for n in names:
+        path = world_dir / n
+        if not path.is_file():
+            raise WeightsError(f"{path} is missing. {mend}")
+        found = sha256(path)
+        if found != manifest[n]:
+            raise WeightsError(
+                f"{path} is damaged or another version: {path.stat().st_size} bytes with sha256 "
+                f"{found[:12]}…, expected {manifest[n][:12]}…. {mend}"
+            )
+    return world_dir / name
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write beside the target, then rename, so that no reader ever sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
