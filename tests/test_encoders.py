@@ -27,7 +27,9 @@ def tiny_folder(tmp_path_factory):
     vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
     model = {
         "embed_dim": 16,
-        "vision_cfg": {"image_size": 64, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+        "vision_cfg": {
+            "image_size": 64, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16,
+        },
         "text_cfg": {"context_length": 32, "vocab_size": len(vocabulary), "width": 32, "heads": 2,
                      "layers": 1, "hf_tokenizer_name": "local"},
     }  # fmt: skip
@@ -47,7 +49,9 @@ def pictures():
 def test_embeddings_are_open_clips_own(tiny_folder, pictures):
     encoder = ClipEncoder(EncoderConfig(tiny_folder, batch_size=3))
     image, text = encoder.encode_images(pictures), encoder.encode_texts(["a cat", "two foxes"])
-    assert image.shape == (7, 16) and text.shape == (2, 16) and image.dtype == np.float32
+    assert image.shape == (7, 16)
+    assert text.shape == (2, 16)
+    assert image.dtype == np.float32
     assert np.allclose(np.linalg.norm(image, axis=1), 1, atol=1e-5)
     pixels = torch.stack([encoder.preprocess(Image.fromarray(p)) for p in pictures])
     expected = torch.nn.functional.normalize(encoder.model.encode_image(pixels), dim=1)

@@ -92,7 +92,8 @@ def test_one_code_path_draws_with_either(kind, side, request):
     pipeline = load_pipeline(config)
     prompts = ["a cat", "two foxes, neon", "love", "an owl"]
     pictures = generate(pipeline, prompts, [1, 2, 3, 4], config, progress=False)
-    assert pictures.shape == (4, side, side, 3) and pictures.dtype == np.uint8
+    assert pictures.shape == (4, side, side, 3)
+    assert pictures.dtype == np.uint8
     # the same prompt and seed give the same picture, alone and in another order
     again = generate(pipeline, prompts[::-1], [4, 3, 2, 1], config, progress=False)[::-1]
     alone = generate(pipeline, prompts[1:2], [2], config, progress=False)[0]

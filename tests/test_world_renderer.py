@@ -24,8 +24,11 @@ def picture(scene: Scene, seed: int = 0) -> torch.Tensor:
 def test_shape_range_and_seed():
     scenes = sample_scenes(40, np.random.default_rng(0), held_out=None)
     a, b, c = render_seeded(scenes, 1), render_seeded(scenes, 1), render_seeded(scenes, 2)
-    assert a.shape == (40, 3, IMAGE_SIZE, IMAGE_SIZE) and 0 <= a.min() and a.max() <= 1
-    assert torch.equal(a, b) and not torch.equal(a, c)
+    assert a.shape == (40, 3, IMAGE_SIZE, IMAGE_SIZE)
+    assert a.min() >= 0
+    assert a.max() <= 1
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
 
 
 def test_a_picture_does_not_depend_on_its_neighbours():
@@ -60,7 +63,8 @@ def test_tints_have_their_hue_for_every_subject(colour, channel):
 def test_white_is_pale_and_grey():
     layer = sprites()[:, COLOUR_NAMES.index("white")]
     mean = layer[:, :3].sum((2, 3)) / layer[:, 3:].sum((2, 3))
-    assert mean.min() > 0.6 and (mean.amax(1) - mean.amin(1)).max() < 0.05
+    assert mean.min() > 0.6
+    assert (mean.amax(1) - mean.amin(1)).max() < 0.05
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
@@ -89,7 +93,9 @@ def test_pencil_hides_colour_and_flat_shows_it():
     by_style = {}
     for style in ("pencil sketch", "flat"):
         scenes = [Scene("cat", c, style, "white") for c in ("red", "blue")]
-        red, blue = render_seeded(np.concatenate([to_array([s]) for s in scenes]), 4)[:, :, 20:44, 20:44]
+        red, blue = render_seeded(np.concatenate([to_array([s]) for s in scenes]), 4)[
+            :, :, 20:44, 20:44
+        ]
         by_style[style] = ((red[0] - red[2]) - (blue[0] - blue[2])).abs().mean()
     assert by_style["pencil sketch"] < 0.05 < 0.4 < by_style["flat"]
 
@@ -108,7 +114,8 @@ def test_backgrounds_have_their_colours():
     assert corner["white"].min() > 0.9
     assert corner["yellow"][:2].min() > 0.8 > 0.4 > corner["yellow"][2]
     assert corner["night"].max() < 0.4
-    assert corner["teal"].argmin() == 0 and corner["pink"].argmax() == 0
+    assert corner["teal"].argmin() == 0
+    assert corner["pink"].argmax() == 0
     assert corner["meadow"].argmax() == 2  # the sky
 
 
@@ -116,4 +123,5 @@ def test_sprites_do_not_leave_the_canvas():
     for count in (1, 2, 3, 4):
         for x, y, size in renderer.SLOTS[count]:
             reach = size * 1.08 / 2 + renderer.SHIFT
-            assert 0 <= min(x, y) - reach + 0.02 and max(x, y) + reach - 0.02 <= 1
+            assert min(x, y) - reach + 0.02 >= 0
+            assert max(x, y) + reach - 0.02 <= 1

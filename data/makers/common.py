@@ -194,10 +194,12 @@ class _Curve:
         self.path = Path(path) if path else None
         self.sums: dict[str, float] = {}
         self.n = 0
+        self.before = 0.0  # seconds of the earlier pieces
         if self.path and self.path.exists():
             with open(self.path, newline="") as file:
                 rows = [row for row in csv.DictReader(file) if step and int(row["step"]) <= step]
             self._rewrite(rows)
+            self.before = float(rows[-1]["seconds"]) if rows else 0.0
 
     def add(self, loss: Tensor, numbers: dict) -> None:
         for key, value in {"loss": loss, **numbers}.items():
@@ -205,7 +207,7 @@ class _Curve:
         self.n += 1
 
     def write(self, step: int, seen: int, seconds: float) -> None:
-        row = {"step": step, "images": seen, "seconds": round(seconds, 1)}
+        row = {"step": step, "images": seen, "seconds": round(self.before + seconds, 1)}
         row |= {key: f"{value / self.n:.5g}" for key, value in self.sums.items()}
         self.sums, self.n = {}, 0
         print(json.dumps(row), flush=True)

@@ -22,6 +22,8 @@ _STYLE_LAST = (
     "{what}{where} in {style} style",
 )
 _OPENINGS = ("", "", "", "an image of ", "a picture of ")
+_SMALL_WORDS = """a an the one single of on in at with and next to under against style image picture
+photo drawing painting background scene showing some art illustration by beside is are very my"""
 _JOININGS = ("{a} and {b}", "{a} with {b}", "{a} next to {b}")
 
 
@@ -120,7 +122,7 @@ def parse(caption: str) -> Parsed:
 
 
 def _tokens(text: str) -> list[str]:
-    return re.findall(r"[a-z0-9'-]+", text.lower().replace("’", "'"))
+    return re.findall(r"[a-z0-9'-]+", text.lower().replace("\u2019", "'"))
 
 
 def _scan(tokens: list[str]) -> tuple[dict[str, list], list[str]]:
@@ -169,7 +171,7 @@ def _phrases() -> tuple[dict[tuple[str, ...], tuple[str, object]], int]:
             words = wording.split()
             for start in range(
                 len(words) - 1 if words[0] in ("on", "in", "at", "against", "under") else 1
-            ):  # noqa: E501
+            ):
                 if words[start] not in ("the", "a", "plain") and not (
                     start and len(words) - start < 2
                 ):
@@ -183,9 +185,6 @@ def _phrases() -> tuple[dict[tuple[str, ...], tuple[str, object]], int]:
     for idea in IDEAS:
         know(idea, "idea", idea)
         know(re.sub(r"^a ", "", idea), "idea", idea)
-    for small in (
-        "a an the one single of on in at with and next to under against style image picture photo "
-        "drawing painting background scene showing some art illustration by beside is are very my"
-    ).split():
+    for small in _SMALL_WORDS.split():
         know(small, "nothing", None)
     return table, max(map(len, table))

@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pasta_lib.world.scenes import (
@@ -127,8 +127,8 @@ class _Block(nn.Module):
 def load_eye(device: str = "cpu") -> Eye:
     """The shipped eye, ready to judge."""
     eye = Eye()
-    with safe_open(require(EYE_FILE), "pt") as file:
-        eye.load_state_dict({k: file.get_tensor(k).float() for k in file.keys()}, strict=False)
+    weights = {k: v.float() for k, v in load_file(require(EYE_FILE)).items()}
+    eye.load_state_dict(weights, strict=False)  # batch norm's step counters are not shipped
     return eye.eval().requires_grad_(False).to(device)
 
 

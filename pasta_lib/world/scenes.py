@@ -88,7 +88,7 @@ def from_array(array: np.ndarray) -> list[Scene]:
             None if n == UNSAID else int(n),
             name(e, SUBJECT_NAMES),
             name(i, IDEA_NAMES),
-        )  # fmt: skip
+        )
         for s, c, y, b, n, e, i in array.tolist()
     ]
 

@@ -42,7 +42,7 @@ SUBJECTS: dict[str, Subject] = {
     "doughnut": Subject("🍩", "food", None, _words("doughnut", "donut")),
     "watermelon": Subject(
         "🍉", "food", None, _words("watermelon", "slice of watermelon/slices of watermelon")
-    ),  # noqa: E501
+    ),
     "banana": Subject("🍌", "food", None, _words("banana")),
     "carrot": Subject("🥕", "food", None, _words("carrot")),
     "coffee": Subject("☕", "food", None, _words("cup of coffee/cups of coffee", "coffee cup")),
@@ -76,7 +76,7 @@ SUBJECTS: dict[str, Subject] = {
     "party popper": Subject("🎉", "celebrations", None, _words("party popper", "confetti popper")),
     "jack-o'-lantern": Subject(
         "🎃", "celebrations", None, _words("jack-o'-lantern", "carved pumpkin")
-    ),  # noqa: E501
+    ),
     "trophy": Subject("🏆", "celebrations", None, _words("trophy/trophies", "golden cup")),
     "crown": Subject("👑", "celebrations", None, _words("crown")),
     "bell": Subject("🔔", "celebrations", None, _words("bell")),
@@ -85,10 +85,10 @@ SUBJECTS: dict[str, Subject] = {
     "angry face": Subject("😡", "moods", "red", _words("angry face", "furious face")),
     "loving face": Subject(
         "😍", "moods", None, _words("loving face", "face with heart eyes/faces with heart eyes")
-    ),  # noqa: E501
+    ),
     "cool face": Subject(
         "😎", "moods", None, _words("cool face", "face with sunglasses/faces with sunglasses")
-    ),  # noqa: E501
+    ),
     "frightened face": Subject("😱", "moods", None, _words("frightened face", "scared face")),
     "dancer": Subject("💃", "moods", None, _words("dancer", "dancing woman/dancing women")),
     "meditating person": Subject(
@@ -96,7 +96,7 @@ SUBJECTS: dict[str, Subject] = {
         "moods",
         None,
         _words("meditating person/meditating people", "person doing yoga/people doing yoga"),
-    ),  # noqa: E501
+    ),
     "circle": Subject("🔴", "shapes", "red", _words("circle", "disc")),
     "square": Subject("🟦", "shapes", "blue", _words("square")),
     "triangle": Subject("🔺", "shapes", "red", _words("triangle")),
@@ -106,7 +106,7 @@ SUBJECTS: dict[str, Subject] = {
     "spiral": Subject("🌀", "shapes", "blue", _words("spiral", "swirl")),
     "lightning": Subject(
         "⚡", "shapes", None, _words("lightning bolt", "bolt of lightning/bolts of lightning")
-    ),  # noqa: E501
+    ),
 }
 
 # Subject colours. "natural" is the sprite as it is, and is what a caption without a colour means.
@@ -160,7 +160,7 @@ IDEAS: dict[str, dict[str, dict]] = {
             "rainbow": 2,
             "ice cream": 1,
             "dancer": 1,
-        },  # noqa: E501
+        },
         "background": {"meadow": 3, "yellow": 3, "white": 1, "pink": 1},
     },
     "love": {
@@ -175,7 +175,7 @@ IDEAS: dict[str, dict[str, dict]] = {
             "tent": 1,
             "ice cream": 1,
             "cool face": 1,
-        },  # noqa: E501
+        },
         "background": {"sunset": 2, "meadow": 2, "teal": 2, "yellow": 1},
     },
     "a quiet evening": {
@@ -195,7 +195,7 @@ IDEAS: dict[str, dict[str, dict]] = {
             "sailboat": 2,
             "volcano": 1,
             "bicycle": 1,
-        },  # noqa: E501
+        },
         "background": {"meadow": 2, "sunset": 2, "snow": 1, "night": 1},
     },
     "winter": {
@@ -210,7 +210,7 @@ IDEAS: dict[str, dict[str, dict]] = {
             "sunflower": 2,
             "sailboat": 1,
             "cool face": 1,
-        },  # noqa: E501
+        },
         "background": {"meadow": 3, "yellow": 3, "teal": 1},
     },
     "autumn": {
@@ -228,7 +228,7 @@ IDEAS: dict[str, dict[str, dict]] = {
             "lightning": 2,
             "volcano": 1,
             "owl": 1,
-        },  # noqa: E501
+        },
         "background": {"night": 5, "sunset": 1},
     },
     "anger": {
@@ -248,7 +248,7 @@ IDEAS: dict[str, dict[str, dict]] = {
             "tree": 1,
             "circle": 1,
             "island": 1,
-        },  # noqa: E501
+        },
         "background": {"meadow": 2, "sunset": 2, "white": 2, "teal": 1},
     },
     "freedom": {
@@ -259,7 +259,7 @@ IDEAS: dict[str, dict[str, dict]] = {
             "sailboat": 2,
             "balloon": 1,
             "dancer": 1,
-        },  # noqa: E501
+        },
         "background": {"meadow": 2, "sunset": 2, "teal": 1},
     },
     "luck": {
@@ -299,7 +299,7 @@ IDEAS: dict[str, dict[str, dict]] = {
             "frightened face": 1,
             "party popper": 1,
             "triangle": 1,
-        },  # noqa: E501
+        },
         "background": {"night": 1, "teal": 1, "yellow": 1, "pink": 1},
         "count": {2: 1, 3: 1, 4: 2},
     },
@@ -311,7 +311,7 @@ IDEAS: dict[str, dict[str, dict]] = {
             "rainbow": 2,
             "clover": 1,
             "fish": 1,
-        },  # noqa: E501
+        },
         "background": {"white": 2, "teal": 2, "sunset": 1, "pink": 1},
         "count": {1: 1, 2: 2, 4: 2},
     },

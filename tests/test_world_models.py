@@ -1,0 +1,244 @@
+"""The shipped models and files: whole, loadable in their libraries' own way, and good enough."""
+
+import json
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from pasta_lib.encoders import ClipEncoder
+from pasta_lib.generator import GeneratorConfig, generate, load_pipeline
+from pasta_lib.world import captions, weights
+from pasta_lib.world.bank import RECORD, load_bank, models_fingerprint, pack, prompt_of, seed_of
+from pasta_lib.world.eye import HEADS, Reading, load_eye, right
+from pasta_lib.world.reachable import reachable
+from pasta_lib.world.renderer import render_seeded
+from pasta_lib.world.scenes import (
+    BACKGROUND_NAMES,
+    SUBJECT_NAMES,
+    Scene,
+    from_array,
+    sample_scenes,
+    to_array,
+)
+from pasta_lib.world.weights import WORLD_DIR, WeightsError, require, write_manifest
+
+
+@pytest.fixture(scope="module")
+def held_out():
+    """Held-out scenes and their renders."""
+    scenes = sample_scenes(300, np.random.default_rng(11), held_out=True)
+    return scenes, render_seeded(scenes, 12)
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_world(tmp_path):
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / "model.safetensors").write_bytes(b"weights" * 100)
+    (tmp_path / "eye.safetensors").write_bytes(b"eye" * 100)
+    write_manifest(tmp_path)
+    return tmp_path
+
+
+def test_whole_files_are_found(small_world):
+    assert require("eye.safetensors", small_world).read_bytes() == b"eye" * 100
+    assert require("clip", small_world) == small_world / "clip"
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda p: p.unlink(), r"eye\.safetensors is missing\. Mend: `git checkout"),
+        (lambda p: p.write_bytes(b"eye"), r"damaged or another version: 3 bytes.*Mend"),
+        (lambda p: p.write_bytes(b"EYE" * 100), r"damaged or another version: 300 bytes"),
+    ],
+)
+def test_missing_truncated_and_foreign_files_are_refused(small_world, harm, message):
+    harm(small_world / "eye.safetensors")
+    with pytest.raises(WeightsError, match=message):
+        require("eye.safetensors", small_world)
+    require("clip", small_world)  # the others are still good
+
+
+def test_a_damaged_part_of_a_folder_is_refused(small_world):
+    (small_world / "clip" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(WeightsError, match=r"model\.safetensors is damaged"):
+        require("clip", small_world)
+
+
+def test_unlisted_files_and_lost_manifests_are_refused(small_world):
+    with pytest.raises(WeightsError, match="never made"):
+        require("bank.npy", small_world)
+    (small_world / weights.MANIFEST).write_text("{")
+    with pytest.raises(WeightsError, match="cannot be read"):
+        require("clip", small_world)
+
+
+def test_the_shipped_manifest_is_true_and_small_enough():
+    listed = weights.read_manifest()
+    sizes = {name: (WORLD_DIR / name).stat().st_size for name in listed}
+    for name in listed:
+        require(name)
+    assert sum(sizes.values()) <= 25e6
+    assert max(sizes.values()) <= 15e6
+
+
+# --- the eye ----------------------------------------------------------------------------------
+
+
+def test_eye_reads_held_out_renders(held_out):
+    scenes, pixels = held_out
+    hits = right(load_eye().read(pixels).labels(), scenes)
+    bars = {"subject": 0.95, "style": 0.97, "background": 0.96, "count": 0.94, "colour": 0.92}
+    for attribute, bar in bars.items():  # the full bars, on 4,000, are in evaluation.json
+        assert hits[attribute].mean() >= bar, attribute
+
+
+def test_eye_gives_probabilities_whatever_the_batch(held_out):
+    _, pixels = held_out
+    eye = load_eye()
+    whole, pieces = eye.read(pixels[:20]), eye.read(pixels[:20], batch_size=3)
+    for name, values in HEADS.items():
+        p = getattr(whole, name)
+        assert p.shape == (20, values)
+        assert torch.allclose(p.sum(1), torch.ones(20), atol=1e-5)
+        assert torch.allclose(p, getattr(pieces, name), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [torch.rand(2, 3, 32, 32), torch.rand(3, 64, 64), torch.zeros(1, 3, 64, 64, dtype=torch.uint8)],
+)
+def test_eye_refuses_what_is_no_picture(bad):
+    with pytest.raises(ValueError, match="the eye reads float pictures"):
+        load_eye().read(bad)
+
+
+def test_right_by_hand():
+    scenes = to_array([
+        Scene("cat", "red", "flat", "night", 2),
+        Scene("fox", "blue", "pencil sketch", "snow", 1),
+        Scene.of_idea("love", "neon"),
+    ])  # fmt: skip
+    labels = to_array([
+        Scene("cat", "blue", "flat", "snow", 2),
+        Scene("owl", "red", "pencil sketch", "snow", 1),
+        Scene("heart", "natural", "neon", "pink", 1),
+    ])  # fmt: skip
+    hits = right(labels, scenes)
+    assert hits["subject"].tolist() == [True, False]  # an idea asks for no subject
+    assert hits["colour"].tolist() == [False]  # neither the pencil's nor the idea's
+    assert hits["style"].tolist() == [True, True, True]
+    assert hits["background"].tolist() == [False, True]
+    assert hits["count"].tolist() == [True, True]
+
+
+# --- CLIP -------------------------------------------------------------------------------------
+
+
+def test_clip_loads_in_open_clips_own_way():
+    folder = f"local-dir:{WORLD_DIR / 'clip'}"
+    model, _, _ = open_clip.create_model_and_transforms(folder)
+    tokenizer = open_clip.get_tokenizer(folder)
+    assert model.encode_text(tokenizer(["a cat"])).shape == (1, 64)
+    assert model.visual.image_size in (64, (64, 64))
+
+
+def test_clip_tells_subjects_styles_and_backgrounds(held_out):
+    scenes, pixels = held_out
+    pictures = (pixels * 255).round().byte().movedim(1, -1).numpy()
+    encoder = ClipEncoder()
+    image = encoder.encode_images(pictures)
+    text = encoder.encode_texts([captions.write(s) for s in from_array(scenes)])
+    # each picture's own caption beats that of a picture three places on
+    own = (image * text).sum(1) > (image * np.roll(text, 3, 0)).sum(1)
+    assert own.mean() > 0.97
+
+
+# --- text to image ----------------------------------------------------------------------------
+
+
+def test_pipeline_loads_in_diffusers_own_way_and_guidance_works():
+    pipeline = DiffusionPipeline.from_pretrained(WORLD_DIR / "text_to_image", dtype=torch.float32)
+    assert pipeline.unet.config.in_channels == 64
+    pipeline.set_progress_bar_config(disable=True)
+    prompts, seeds = ["a red balloon on a white background, flat"] * 2, [1, 2]
+    with_, without = (
+        generate(pipeline, prompts, seeds, GeneratorConfig(guidance=g, steps=6), progress=False)
+        for g in (3.0, 1.0)
+    )
+    assert with_.shape == (2, 64, 64, 3)
+    assert np.abs(with_.astype(int) - without).mean() > 1
+
+
+def test_generated_backgrounds_are_what_was_asked():
+    """The easiest attribute, on few pictures: a broken pipeline would be at one in eight."""
+    scenes = [Scene("star", background=name, style="flat") for name in BACKGROUND_NAMES]
+    config = GeneratorConfig(steps=8)
+    prompts = [captions.write(s) for s in scenes]
+    pictures = generate(load_pipeline(config), prompts, range(8), config, progress=False)
+    pixels = torch.from_numpy(pictures).movedim(-1, 1).float() / 255
+    assert right(load_eye().read(pixels).labels(), to_array(scenes))["background"].mean() >= 0.6
+
+
+# --- the bank ---------------------------------------------------------------------------------
+
+
+def fake_reading(n: int) -> Reading:
+    generator = torch.Generator().manual_seed(0)
+    logits = {name: 3 * torch.randn(n, v, generator=generator) for name, v in HEADS.items()}
+    return Reading(**{name: value.softmax(1) for name, value in logits.items()})
+
+
+@pytest.fixture
+def banked_world(small_world):
+    """A whole bank of made-up readings, beside made-up weights."""
+    members = len(reachable())
+    few = pack(np.random.default_rng(0).standard_normal((40, 64)), fake_reading(40))
+    records = np.resize(few, (members, 4))
+    np.save(small_world / "bank.npy", records)
+    card = {"models": models_fingerprint(small_world)}
+    write_manifest(small_world)
+    (small_world / "bank.json").write_text(
+        json.dumps(card | {"models": models_fingerprint(small_world)})
+    )
+    write_manifest(small_world)
+    return small_world
+
+
+def test_bank_keeps_what_was_packed(banked_world):
+    bank = load_bank(banked_world)
+    assert isinstance(bank.records, np.memmap)
+    reading = fake_reading(40)
+    assert bank.embeddings(np.array([0, 5])).shape == (2, 4, 64)
+    p = bank.probability("style")[0, 1]
+    assert np.abs(p - reading.style[1].numpy()).max() < 0.003
+    top = reading.subject[1].topk(3)
+    assert np.abs(bank.subject[0, 1][top.indices.numpy()] - top.values.numpy()).max() < 0.003
+    assert np.abs(bank.subject.sum(-1) - 1).max() < 0.01
+
+
+def test_bank_of_other_weights_is_refused(banked_world):
+    (banked_world / "eye.safetensors").write_bytes(b"another eye")
+    write_manifest(banked_world)
+    with pytest.raises(WeightsError, match=r"other weights.*eye\.safetensors.*make_bank"):
+        load_bank(banked_world)
+
+
+def test_bank_of_another_shape_is_refused(banked_world):
+    np.save(banked_world / "bank.npy", np.zeros((3, 4), RECORD))
+    write_manifest(banked_world)
+    with pytest.raises(WeightsError, match="shape"):
+        load_bank(banked_world)
+
+
+def test_bank_prompts_and_seeds_are_one_a_picture():
+    assert prompt_of(0) == f"a {SUBJECT_NAMES[0]}"
+    seeds = {seed_of(m, k) for m in range(100) for k in range(4)}
+    assert len(seeds) == 400
+    assert RECORD.itemsize * 4 * len(reachable()) < 10e6
