@@ -102,7 +102,10 @@ def configure(default, description: str):
     )
     for field in fields(default):
         value = getattr(default, field.name)
-        parser.add_argument(f"--{field.name}", type=type(value), default=value)
+        if isinstance(value, bool):
+            parser.add_argument(f"--{field.name}", action="store_true")
+        else:
+            parser.add_argument(f"--{field.name}", type=type(value), default=value)
     return replace(default, **vars(parser.parse_args()))
 
 
