@@ -122,6 +122,6 @@ def test_backgrounds_have_their_colours():
 def test_sprites_do_not_leave_the_canvas():
     for count in (1, 2, 3, 4):
         for x, y, size in renderer.SLOTS[count]:
-            reach = size * 1.08 / 2 + renderer.SHIFT
+            reach = size / 2 + renderer.SHIFT
             assert min(x, y) - reach + 0.02 >= 0
             assert max(x, y) + reach - 0.02 <= 1

@@ -28,7 +28,7 @@ class PoolConfig:
     """Rendered scenes that the models learn from; drawn once, reused by every maker."""
 
     folder: str = "/tmp/pasta-pool"  # on local disk, not shipped: this script makes it again
-    size: int = 60_000
+    size: int = 40_000
     seed: int = 1
     chunk: int = 500  # scenes rendered at a time
 
@@ -127,7 +127,11 @@ def fit(model: nn.Module, loss_function: LossFunction, config: TrainConfig) -> n
     torch.set_num_threads(config.threads)
     accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
     optimizer = torch.optim.AdamW(
-        model.parameters(), config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay
+        model.parameters(),
+        config.lr,
+        betas=(0.9, 0.99),
+        weight_decay=config.weight_decay,
+        fused=True,
     )
     model = model.to(memory_format=torch.channels_last)  # convolutions run 1.4 × as fast on a CPU
     model, optimizer = accelerator.prepare(model, optimizer)

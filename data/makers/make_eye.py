@@ -1,6 +1,6 @@
 """Train and calibrate the rater's eye.
 
-    python data/makers/make_eye.py --steps 4000
+    python data/makers/make_eye.py --steps 5500
 
 It learns from rendered scenes, half of them worn the way generated pictures are worn: blurred,
 noisy, compressed to the autoencoder's latents and back. Temperatures are then fitted, one an
@@ -28,7 +28,7 @@ from pasta_lib.world.weights import WORLD_DIR, require, write_manifest
 class EyeConfig(TrainConfig):
     """Training of the eye."""
 
-    steps: int = 5000
+    steps: int = 5500
     batch_size: int = 64
     lr: float = 2e-3
     weight_decay: float = 0.02
