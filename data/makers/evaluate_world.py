@@ -38,9 +38,9 @@ from pasta_lib.world.scenes import (
     sample_scenes,
 )
 from pasta_lib.world.vocabulary import BACKGROUNDS, COLOURS, COUNTS, STYLES, SUBJECTS
-from pasta_lib.world.weights import WORLD_DIR, write_atomically
+from pasta_lib.world.weights import MEASURED, WORLD_DIR, write_atomically
 
-OUT = WORLD_DIR / "evaluation.json"
+OUT = WORLD_DIR / MEASURED
 CONTROL = 10**7  # seeds of the evaluation start here; no maker uses them
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 WORLD_DIR = Path(__file__).resolve().parents[2] / "data" / "world"
 MANIFEST = "manifest.json"
+MEASURED = "evaluation.json"
+NOT_LOADED = (".md", ".csv", ".tmp")
 
 
 class WeightsError(RuntimeError):
@@ -36,11 +38,11 @@ def read_manifest(world_dir: Path = WORLD_DIR) -> dict[str, str]:
 
 
 def write_manifest(world_dir: Path = WORLD_DIR) -> dict[str, str]:
-    """Digest every file below `world_dir` but the manifest, the notes and the logs."""
+    """Digest every file below `world_dir` that is loaded: not the notes, logs and measurements."""
     world_dir = Path(world_dir)
-    skip = {".md", ".csv", ".tmp"}
-    files = (p for p in sorted(world_dir.rglob("*")) if p.is_file() and p.suffix not in skip)
-    digests = {p.relative_to(world_dir).as_posix(): sha256(p) for p in files if p.name != MANIFEST}
+    files = (p for p in sorted(world_dir.rglob("*")) if p.is_file())
+    loaded = (p for p in files if p.suffix not in NOT_LOADED and p.name not in (MANIFEST, MEASURED))
+    digests = {p.relative_to(world_dir).as_posix(): sha256(p) for p in loaded}
     write_atomically(world_dir / MANIFEST, json.dumps(digests, indent=1).encode() + b"\n")
     return digests
 
