@@ -1,0 +1,1 @@
+"""One reader for each schema; every reader returns a `ChoiceData`."""

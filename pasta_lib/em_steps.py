@@ -1,0 +1,256 @@
+"""One pass of EM over the data, for many restarts at once.
+
+A *state* is a matrix with a row for each of R restarts: K log-priors, the utility's P parameters,
+and what the M-step wants to remember. Both classes below map a state to its log-likelihood and to
+the next state, EM(state); they differ in the M-step alone:
+
+- `NewtonStep`, for `LinearUtility`: the M-step is K weighted multinomial logits, each concave, so
+  one Newton step on each is enough for the likelihood to climb (a generalised EM). Everything that
+  it needs is summed in the same pass as the E-step.
+- `GradientStep`, for any other module: an exact E-step over everybody, then one epoch of Adam over
+  mini-batches of people with those posteriors.
+
+People are taken in blocks that fit the processor's cache; memory grows with the block, time
+linearly with the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pasta_lib.choices import ChoiceData
+from pasta_lib.user_model import (
+    choice_log_probabilities,
+    observation_log_likelihood,
+    parameter_vector,
+    posterior,
+    stacked,
+    sum_by_person,
+)
+
+OUTER_LIMIT = 2**25  # numbers: up to 256 MB of outer products are kept, else made in each pass
+SMALLEST_SHARE = 1e-10  # of a type; keeps log π finite when a type dies out
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some whole people's data as the passes use them, alternatives first (cf. `ChoiceData`)."""
+
+    features: Tensor  # [L, B, M, D]
+    mask: Tensor  # [L, B, M]
+    share: Tensor  # [L, B], weight times target
+    person: Tensor  # [B], counted from 0 in this block
+    people: slice  # of everybody
+
+    @property
+    def n_people(self) -> int:
+        return self.people.stop - self.people.start
+
+    def log_probabilities(self, score, parameters: Tensor) -> Tensor:
+        """log P(c | k) for every restart: [L, B, R, K]."""
+        features = self.features.to(parameters.dtype)
+        return choice_log_probabilities(score(parameters, features), self.mask)
+
+    def log_likelihood(self, log_p: Tensor) -> Tensor:
+        """log P(all that a person chose | k): [U_b, R, K]."""
+        each = observation_log_likelihood(log_p, self.share)
+        return sum_by_person(each, self.person, self.n_people)
+
+
+def cut(data: ChoiceData, rows: slice, people: slice) -> Block:
+    """The observations `rows` of the people `people`."""
+    items = data.items[rows].transpose(0, 1).contiguous()
+    return Block(
+        features=data.table[items.clamp(min=0)],
+        mask=items >= 0,
+        share=(data.target[rows] * data.weight[rows, None]).T.contiguous(),
+        person=data.person[rows] - people.start,
+        people=people,
+    )
+
+
+def blocks(data: ChoiceData, size: int) -> Iterator[Block]:
+    """Runs of whole people with about `size` observations."""
+    return (cut(data, rows, people) for rows, people in data.blocks(size))
+
+
+class NewtonStep:
+    """EM for `LinearUtility`, with one Newton step as M-step. The state [R, K + K D] is float64."""
+
+    extrapolates = True  # its passes are smooth enough for SQUAREM
+    noise = 1e-14  # a fall in log-likelihood that is only rounding, in nats per observation
+
+    def __init__(self, data: ChoiceData, n_types: int, ridge: float):
+        self.data = data.pooled()
+        self.n_types, self.n_features = n_types, self.data.table.shape[1]
+        self.prior_precision = ridge * spread(self.data)
+        everything = cut(self.data, slice(None), slice(0, data.n_people))
+        width, n, d = everything.features.squeeze(2).shape
+        small = n * width * (width - 1) // 2 * d * (d + 1) // 2 <= OUTER_LIMIT
+        self.outer = _outer_differences(everything) if small else None
+
+    def start(self, gamma: Tensor) -> Tensor:
+        """The M-step alone, from posteriors γ [U, R, K]: one Newton step, from zero."""
+        restarts = gamma.shape[1]
+        zero = gamma.new_zeros(restarts, self.n_types * (1 + self.n_features), dtype=torch.float64)
+        return self._pass(zero, gamma)[1]
+
+    def __call__(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """(log-likelihood less the ridge's penalty [R], EM(state)) of a state."""
+        return self._pass(state, None)
+
+    def _pass(self, state: Tensor, gamma: Tensor | None) -> tuple[Tensor, Tensor]:
+        restarts, k, d = len(state), self.n_types, self.n_features
+        log_prior, parameters = state[:, :k], state[:, k:]
+        log_likelihood = state.new_zeros(restarts)
+        members = state.new_zeros(restarts, k)
+        gradient = state.new_zeros(restarts * k, d)
+        curvature = state.new_zeros(restarts * k, d * (d + 1) // 2)
+        for rows, people in self.data.blocks(self._block_size(restarts)):
+            block = cut(self.data, rows, people)
+            scores = block.features @ parameters.reshape(restarts * k, d).T  # all types at once
+            log_p = choice_log_probabilities(scores.unflatten(-1, (restarts, k)), block.mask)
+            g, evidence = posterior(log_prior, block.log_likelihood(log_p))
+            if gamma is not None:
+                g = gamma[people].to(state.dtype)
+            log_likelihood += evidence.sum(0)
+            members += g.sum(0)
+            outer = self.outer[:, rows] if self.outer is not None else _outer_differences(block)
+            self._add_derivatives(gradient, curvature, block, outer, log_p.exp_(), g)
+        first, second = torch.triu_indices(d, d)
+        hessian = state.new_zeros(restarts * k, d, d)
+        hessian[:, first, second] = hessian[:, second, first] = curvature
+        hessian += torch.diag(self.prior_precision)
+        weight = parameters.reshape(restarts * k, d)
+        step = torch.linalg.solve(hessian, gradient - self.prior_precision * weight)
+        climbed = (weight + step).reshape(restarts, -1)
+        penalty = (self.prior_precision * weight.square()).reshape(restarts, -1).sum(1) / 2
+        return log_likelihood - penalty, torch.cat([_log_share(members), climbed], 1)
+
+    def _add_derivatives(self, gradient, curvature, block: Block, outer, p: Tensor, g: Tensor):
+        """Add the block's part of Σ γ w (y - p) x and of the logit's curvature.
+
+        The curvature Σ_n γ w (Σ_c p_c x_c x_c' - x̄ x̄') is written over pairs of alternatives,
+        Σ_n γ w Σ_{c<d} p_c p_d (x_c - x_d)(x_c - x_d)': one matrix product for all types.
+        """
+        x, p = block.features.squeeze(2), p.flatten(2)  # [L, B, D], [L, B, R K]
+        g = g.flatten(1).index_select(0, block.person)  # [B, R K]
+        expected = p * (g * block.share.sum(0)[:, None])
+        chosen = (block.share[..., None] * x).sum(0)
+        gradient += g.T @ chosen - expected.flatten(0, 1).T @ x.flatten(0, 1)
+        both, begin = expected.new_empty(len(outer), *p.shape[1:]), 0  # [pairs, B, R K]
+        for apart in range(1, len(p)):
+            end = begin + len(p) - apart
+            torch.mul(expected[apart:], p[:-apart], out=both[begin:end])
+            begin = end
+        curvature += torch.bmm(both.transpose(1, 2), outer).sum(0)
+
+    def _block_size(self, restarts: int) -> int:
+        """Observations whose intermediate results fill about 2 MB, a core's cache."""
+        width = self.data.items.shape[1]
+        return max(16, 2**18 // (width * (width - 1) // 2 * restarts * self.n_types))
+
+
+class GradientStep:
+    """EM for any module: an exact E-step, then one epoch of Adam over mini-batches of people.
+
+    The state [R, K + 3 P + 1] carries Adam's two moments and its count of steps. The learning rate
+    falls as 1 / √(1 + epochs / 10), so that mini-batch noise dies away.
+    """
+
+    extrapolates = False
+    noise = 1e-2  # of mini-batches; a larger fall is taken back
+
+    def __init__(
+        self,
+        utility: nn.Module,
+        data: ChoiceData,
+        n_types: int,
+        learning_rate: float,
+        batch: int,
+        generator: torch.Generator,
+    ):
+        self.data, self.n_types = data, n_types
+        self.batches = list(data.blocks(batch))
+        self.score, self.initial = stacked(utility), parameter_vector(utility)
+        self.learning_rate, self.batch, self.generator = learning_rate, batch, generator
+
+    def start(self, gamma: Tensor) -> Tensor:
+        """The M-step alone, from posteriors γ [U, R, K]: every restart from the module as it is."""
+        rows = self.initial.expand(gamma.shape[1], -1)
+        memory = rows.new_zeros(len(rows), 2 * rows.shape[1] + 1)
+        log_prior = _log_share(gamma.sum(0)).to(rows.dtype)
+        return self._epoch(torch.cat([log_prior, rows, memory], 1), gamma)
+
+    def __call__(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """(log-likelihood [R], next state) of a state."""
+        log_prior, parameters, _ = self._parts(state)
+        people = []
+        with torch.no_grad():
+            for block in blocks(self.data, self.batch):
+                log_p = block.log_probabilities(self.score, parameters)
+                people.append(posterior(log_prior, block.log_likelihood(log_p)))
+        gamma = torch.cat([g for g, _ in people])
+        log_likelihood = torch.cat([evidence for _, evidence in people]).sum(0)
+        return log_likelihood, self._epoch(state, gamma)
+
+    def _epoch(self, state: Tensor, gamma: Tensor) -> Tensor:
+        _, parameters, memory = self._parts(state)
+        parameters = parameters.clone().requires_grad_()
+        mean, square, steps = memory.split([parameters.shape[1]] * 2 + [1], 1)
+        adam = torch.optim.Adam([parameters], lr=self.learning_rate)
+        adam.state[parameters] = {
+            "step": steps[0, 0].clone(),
+            "exp_avg": mean.clone(),
+            "exp_avg_sq": square.clone(),
+        }
+        order = torch.randperm(len(self.batches), generator=self.generator)
+        epochs = float(steps[0, 0]) / len(self.batches)
+        adam.param_groups[0]["lr"] = self.learning_rate / (1 + epochs / 10) ** 0.5
+        for i in order:
+            block = cut(self.data, *self.batches[i])
+            complete = block.log_likelihood(block.log_probabilities(self.score, parameters))
+            loss = -(gamma[block.people] * complete).sum() / len(block.person)
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+        new = adam.state[parameters]
+        steps = torch.full_like(steps, float(new["step"]))
+        log_prior = _log_share(gamma.sum(0)).to(state.dtype)
+        return torch.cat(
+            [log_prior, parameters.detach(), new["exp_avg"], new["exp_avg_sq"], steps], 1
+        )
+
+    def _parts(self, state: Tensor) -> tuple[Tensor, ...]:
+        p = len(self.initial)
+        return state.split([self.n_types, p, 2 * p + 1], 1)
+
+
+def _outer_differences(block: Block) -> Tensor:
+    """(x_c - x_d)(x_c - x_d)' of pairs of alternatives, its upper triangle; M = 1.
+
+    Returns [pairs, B, D (D + 1) / 2]: pairs one apart first, then two apart, and so on.
+    """
+    x = block.features.squeeze(2)
+    first, second = torch.triu_indices(x.shape[-1], x.shape[-1])
+    between = torch.cat([x[a:] - x[:-a] for a in range(1, len(x))])
+    return between[..., first] * between[..., second]
+
+
+def spread(data: ChoiceData) -> Tensor:
+    """[D], each feature's mean variance within an observation; 1 where it has none."""
+    there = data.mask.any(2)[..., None].to(data.table.dtype)
+    x, size = data.pooled().features().squeeze(2), there.sum(1, keepdim=True)
+    centred = (x - (x * there).sum(1, keepdim=True) / size) * there
+    variance = (centred.square().sum(1) / size.squeeze(1)).mean(0)
+    return torch.where(variance > 0, variance, 1.0)
+
+
+def _log_share(members: Tensor) -> Tensor:
+    """Prior update: [R, K] expected members → log of their shares."""
+    share = (members / members.sum(1, keepdim=True)).clamp(min=SMALLEST_SHARE)
+    return (share / share.sum(1, keepdim=True)).log()

@@ -1,0 +1,152 @@
+"""The user types that EM found: what they are, who belongs to them, what people will choose."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from pasta_lib.choices import BadData, ChoiceData
+from pasta_lib.user_model import (
+    choice_log_probabilities,
+    observation_log_likelihood,
+    posterior,
+    sum_by_person,
+)
+
+
+@dataclass(frozen=True)
+class Restarts:
+    """How the search for the best of many local maxima went."""
+
+    tried: int  # random starts
+    finished: int  # of them ran to the end; the others were behind when the field was cut
+    found_best: int  # of those that finished, came within .01 nats of the best
+    passes: int  # over the data, from the start to the last finalist's end
+    trace: np.ndarray  # the best one's log-likelihood, after each pair of passes
+
+
+@dataclass(frozen=True)
+class UserTypes:
+    """K user types, by falling prior.
+
+    `utility` maps features [..., D] to scores [..., K] in its own order; `order` [K] sorts them.
+    """
+
+    utility: nn.Module
+    order: Tensor
+    log_prior: Tensor  # [K], sorted
+    log_likelihood: float  # of the data it was fitted to
+    n_people: int
+    n_observations: int
+    restarts: Restarts
+
+    @classmethod
+    def of(
+        cls, utility: nn.Module, log_prior: Tensor, data: ChoiceData, restarts: Restarts
+    ) -> UserTypes:
+        """Sort the types and take the log-likelihood of `data`."""
+        order = log_prior.argsort(descending=True)
+        types = cls(
+            utility, order, log_prior[order], math.nan, data.n_people, data.n_observations, restarts
+        )
+        object.__setattr__(types, "log_likelihood", float(types.person_log_likelihood(data).sum()))
+        return types
+
+    @property
+    def n_types(self) -> int:
+        return len(self.order)
+
+    @property
+    def prior(self) -> Tensor:
+        """[K], each type's share of people, falling."""
+        return self.log_prior.exp()
+
+    @property
+    def part_worths(self) -> Tensor:
+        """[K, D], what each type wants; of a `LinearUtility` only."""
+        return self.utility.weight.detach()[self.order]
+
+    @property
+    def n_parameters(self) -> int:
+        return sum(p.numel() for p in self.utility.parameters()) + self.n_types - 1
+
+    @property
+    def aic(self) -> float:
+        return 2 * self.n_parameters - 2 * self.log_likelihood
+
+    @property
+    def bic(self) -> float:
+        """With the number of people as sample size: they are the independent units."""
+        return self.n_parameters * math.log(self.n_people) - 2 * self.log_likelihood
+
+    @torch.no_grad()
+    def log_probabilities(self, data: ChoiceData, size: int = 2**16) -> Tensor:
+        """log P(c | k) of every alternative [N, L, K], computed `size` observations at a time."""
+        dtype = next(self.utility.parameters()).dtype
+        parts = []
+        for items in data.items.transpose(0, 1).split(size, dim=1):
+            features = data.table[items.clamp(min=0)].to(dtype)
+            scores = self.utility(features)[..., self.order]
+            parts.append(choice_log_probabilities(scores, items >= 0))
+        return torch.cat(parts, 1).transpose(0, 1)
+
+    def observation_log_likelihood(self, data: ChoiceData) -> Tensor:
+        """log P(observation | k) [N, K]."""
+        share = data.target * data.weight[:, None]
+        return observation_log_likelihood(self.log_probabilities(data).transpose(0, 1), share.T)
+
+    def posterior(self, data: ChoiceData) -> Tensor:
+        """γ [U, K]: how much each person belongs to each type, from all that they chose."""
+        return self._bayes(data)[0]
+
+    def person_log_likelihood(self, data: ChoiceData) -> Tensor:
+        """log Σ_k π_k P(all that u chose | k), [U]."""
+        return self._bayes(data)[1]
+
+    def predict(self, data: ChoiceData, gamma: Tensor | None = None) -> Tensor:
+        """P(c) of every alternative [N, L]: what these people will choose.
+
+        A stranger's types are mixed by the prior; a known person's by `gamma` [U, K], their
+        posterior from other observations, a row for each person of `data`.
+        """
+        weight = self.log_prior.expand(data.n_people, -1) if gamma is None else gamma.log()
+        if weight.shape != (data.n_people, self.n_types):
+            raise BadData(
+                f"`gamma` must be [{data.n_people}, {self.n_types}], a row for each person of the "
+                f"data, not {list(weight.shape)}."
+            )
+        log_p = self.log_probabilities(data).double()
+        return (weight[data.person][:, None] + log_p).logsumexp(-1).exp()
+
+    def sequential_log_likelihood(self, data: ChoiceData) -> Tensor:
+        """log P(observation | the same person's earlier ones), [N]: predict, then update.
+
+        A person's first observation is a stranger's (prior mixture). Within people these sum to
+        `person_log_likelihood`, by the chain rule.
+        """
+        each = self.observation_log_likelihood(data)
+        before = each.cumsum(0) - each
+        before = before - before[data.first[:-1]][data.person]  # of this person only
+        gamma, _ = posterior(self.log_prior, before)
+        return (gamma.log() + each).logsumexp(-1)
+
+    def _bayes(self, data: ChoiceData) -> tuple[Tensor, Tensor]:
+        each = self.observation_log_likelihood(data)
+        return posterior(self.log_prior, sum_by_person(each, data.person, data.n_people))
+
+
+def match_types(gamma: Tensor, other: Tensor) -> np.ndarray:
+    """Which type of another fit is which of this one.
+
+    `gamma`, `other` [U, K]: the posteriors of the same people under the two fits. Returns `match`
+    [K] such that the other fit's type `match[k]` is this one's k: the assignment under which most
+    people keep their type (Hungarian algorithm). Near-equal priors swap from run to run; this
+    does not.
+    """
+    overlap = (gamma.T @ other).numpy()
+    return linear_sum_assignment(overlap, maximize=True)[1]
