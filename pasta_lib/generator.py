@@ -13,6 +13,7 @@ import torch
 from diffusers import DiffusionPipeline
 from tqdm.auto import tqdm
 
+from pasta_lib.world import autoencoder  # noqa: F401 - diffusers loads only what is imported
 from pasta_lib.world.weights import require
 
 MINIATURE = "miniature"

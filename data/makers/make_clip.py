@@ -1,6 +1,6 @@
 """Train miniature CLIP: an `open_clip` model on captioned scenes, with open_clip's own loss.
 
-    python data/makers/make_clip.py --steps 3200
+    python data/makers/make_clip.py --steps 3800
 
 Random batches teach style, colour and background alone: those tell most scenes apart, and the loss
 rests (subject was still at chance after 200,000 pictures). So half of every batch shares one style
@@ -57,10 +57,11 @@ MODEL = {
 class ClipConfig(TrainConfig):
     """Training of CLIP."""
 
-    steps: int = 3200
+    steps: int = 3800
     batch_size: int = 128
     lr: float = 1.5e-3
     weight_decay: float = 0.05
+    ema: float = 0.99  # short: batch norm's statistics follow the weights, not their average
     alike: float = 0.5  # share of a batch with one style and background
     near: float = 0.25  # share of a batch that is near misses of some of those
     folder: str = "/tmp/pasta-train/clip"

@@ -9,6 +9,7 @@ AMX; `--max_seconds` cuts a long training into pieces, and running it again goes
 """
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from pasta_lib.world import captions
 from pasta_lib.world.autoencoder import PatchAutoencoder
 from pasta_lib.world.scenes import from_array
-from pasta_lib.world.weights import WORLD_DIR, require, write_manifest
+from pasta_lib.world.weights import WORLD_DIR, require, write_atomically, write_manifest
 
 PIPELINE = WORLD_DIR / "text_to_image"
 NOISE = dict(
@@ -143,6 +144,10 @@ def assemble(
         requires_safety_checker=False,
     )  # fmt: skip
     pipeline.to(torch.float16).save_pretrained(out, safe_serialization=True)
+    for path in out.glob("*/config.json"):  # where a part was loaded from is this machine's affair
+        config = json.loads(path.read_text())
+        config.pop("_name_or_path", None)
+        write_atomically(path, json.dumps(config, indent=2).encode() + b"\n")
 
 
 def main() -> None:

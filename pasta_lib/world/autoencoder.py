@@ -4,6 +4,9 @@ A learnt convolutional autoencoder was tried and needs hours on a CPU to stop bl
 is computed in seconds, keeps 98 % of the variance in a third of the numbers, and is linear: an
 error in the latents is an error of known size in the picture. It speaks the interface of
 `diffusers.AutoencoderKL`, so pipelines and training scripts treat it as one. Ours.
+
+Import this module before `DiffusionPipeline.from_pretrained`: diffusers loads a part from another
+library only where that library is imported already (`pasta_lib.generator` does so).
 """
 
 import torch
