@@ -346,7 +346,9 @@ def test_a_linear_module_fitted_by_gradient_comes_near_the_newton_optimum(panel)
     scaled = replace(panel, table=panel.table / panel.table.std(0))
     utility = nn.Linear(6, 2, bias=False, dtype=torch.float64)
     nn.init.zeros_(utility.weight)
-    config = EMConfig(wave=2, max_waves=2, learning_rate=0.1, batch=1000, tolerance=1e-5)
+    config = EMConfig(
+        wave=2, max_waves=2, learning_rate=0.3, batch=5000, tolerance=1e-6, patience=6
+    )
     found = fit_user_types(scaled, utility, 2, seed=0, config=config, progress=False)
     assert found.log_likelihood == pytest.approx(GOLDEN[2], abs=1.0)
     assert torch.equal(utility.weight, torch.zeros(2, 6))  # the caller's module is left alone

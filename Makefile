@@ -1,0 +1,36 @@
+# Two commands on a machine with Python 3.11+ and nothing else: `make figures`, `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PYTHONPATH :=
+
+.PHONY: figures test lint bench environment clean
+
+environment: $(VENV)/installed
+
+# pip resolves torch and torchvision together (see pyproject.toml). About 6 GB, a few minutes.
+$(VENV)/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[test]'
+	touch $@
+
+figures: environment
+	$(BIN)/python notebooks/build.py
+
+test: environment lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist=worksteal tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist=loadfile --nbval-lax --nbval-current-env \
+	  --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks
+
+lint: environment
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: environment
+	$(BIN)/python tests/benchmarks/bench_em.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info
