@@ -1,6 +1,6 @@
 """Train miniature CLIP: an `open_clip` model on captioned scenes, with open_clip's own loss.
 
-    python data/makers/make_clip.py --steps 3800
+    python data/makers/make_clip.py --steps 6000
 
 Random batches teach style, colour and background alone: those tell most scenes apart, and the loss
 rests (subject was still at chance after 200,000 pictures). So half of every batch shares one style
@@ -57,12 +57,13 @@ MODEL = {
 class ClipConfig(TrainConfig):
     """Training of CLIP."""
 
-    steps: int = 3800
+    steps: int = 6000
     batch_size: int = 128
     lr: float = 1.5e-3
     weight_decay: float = 0.05
     ema: float = 0.99  # short: batch norm's statistics follow the weights, not their average
     alike: float = 0.5  # share of a batch with one style and background
+    unsaid: float = 0.4  # share of those captions that leave out the style; likewise the background
     near: float = 0.25  # share of a batch that is near misses of some of those
     folder: str = "/tmp/pasta-train/clip"
     curve: str = str(WORLD_DIR / "logs" / "clip.csv")
@@ -125,6 +126,10 @@ class _Loss:
         originals[:, IDEA] = UNSAID
         others = near_misses(originals[:n_near], rng)
         images = torch.cat([self.pool.batch(rows, device), render(others, generator).to(device)])
+        # What all of them share may go unsaid, so that short captions are learnt too.
+        unsaid = rng.random((n_alike, 2)) < self.config.unsaid
+        for column, gone in zip((STYLE, BACKGROUND), unsaid.T, strict=True):
+            originals[gone, column] = UNSAID
         scenes = from_array(np.concatenate([originals, self.said[rows[n_alike:]], others]))
         texts = self.tokenizer([captions.write(scene, rng) for scene in scenes]).to(device)
         image, text, scale = model((images - 0.5) / 0.5, texts)
