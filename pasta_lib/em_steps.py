@@ -32,7 +32,7 @@ from pasta_lib.user_model import (
     sum_by_person,
 )
 
-OUTER_LIMIT = 2**25  # numbers: up to 256 MB of outer products are kept, else made in each pass
+OUTER_LIMIT = 2**28  # numbers: up to 2 GB of outer products are kept; beyond, made in each pass
 SMALLEST_SHARE = 1e-10  # of a type; keeps log π finite when a type dies out
 
 
@@ -119,7 +119,7 @@ class NewtonStep:
                 g = gamma[people].to(state.dtype)
             log_likelihood += evidence.sum(0)
             members += g.sum(0)
-            outer = self.outer[:, rows] if self.outer is not None else _outer_differences(block)
+            outer = self.outer[:, :, rows] if self.outer is not None else _outer_differences(block)
             self._add_derivatives(gradient, curvature, block, outer, log_p.exp_(), g)
         first, second = torch.triu_indices(d, d)
         hessian = state.new_zeros(restarts * k, d, d)
@@ -147,7 +147,7 @@ class NewtonStep:
             end = begin + len(p) - apart
             torch.mul(expected[apart:], p[:-apart], out=both[begin:end])
             begin = end
-        curvature += torch.bmm(both.transpose(1, 2), outer).sum(0)
+        curvature += torch.bmm(outer, both).sum(0).T
 
     def _block_size(self, restarts: int) -> int:
         """Observations whose intermediate results fill about 2 MB, a core's cache."""
@@ -233,12 +233,12 @@ class GradientStep:
 def _outer_differences(block: Block) -> Tensor:
     """(x_c - x_d)(x_c - x_d)' of pairs of alternatives, its upper triangle; M = 1.
 
-    Returns [pairs, B, D (D + 1) / 2]: pairs one apart first, then two apart, and so on.
+    Returns [pairs, D (D + 1) / 2, B]: pairs one apart first, then two apart, and so on.
     """
-    x = block.features.squeeze(2)
-    first, second = torch.triu_indices(x.shape[-1], x.shape[-1])
+    x = block.features.squeeze(2).transpose(1, 2).contiguous()  # [L, D, B]
+    first, second = torch.triu_indices(x.shape[1], x.shape[1])
     between = torch.cat([x[a:] - x[:-a] for a in range(1, len(x))])
-    return between[..., first] * between[..., second]
+    return between[:, first] * between[:, second]
 
 
 def spread(data: ChoiceData) -> Tensor:
