@@ -13,7 +13,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellControlSignal, DeadKernelError
 
 ROOT = Path(__file__).parents[1]
 # nbstripout: what a saved notebook must not carry
@@ -26,13 +26,16 @@ def main(wanted: list[str]) -> int:
     notebooks = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     if wanted:
         notebooks = [p for p in notebooks if p.name.startswith(tuple(wanted))]
+    if not notebooks:
+        print(f"No notebook's name begins with {' or '.join(wanted)}.")
+        return 1
     before, rows = read_sidecars(), []
     for number, path in enumerate(notebooks, start=1):
         print(f"[{number}/{len(notebooks)}] {path.name} ...", flush=True)
         start = time.time()
         try:
             run(path)
-        except CellExecutionError as error:
+        except (CellControlSignal, DeadKernelError) as error:  # failed, too slow, or killed
             print(f"{path.name} stopped:\n{error}")
             return 1
         seconds = time.time() - start

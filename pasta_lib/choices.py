@@ -31,8 +31,8 @@ class ChoiceData:
 
     `items`      long [N, L, M], rows of `table`; -1 pads.
     `table`      float [V, D], the features of each item.
-    `target`     float [N, L], each row sums to 1; 0 on padded alternatives.
-    `weight`     float [N], how many times an observation counts; >= 0.
+    `target`     float64 [N, L], each row sums to 1; 0 on padded alternatives.
+    `weight`     float64 [N], how many times an observation counts; >= 0.
     `person`     long [N], 0 … U-1, non-decreasing.
     `person_ids` array [U], the people's own names, in the order of `person`.
 
@@ -103,8 +103,8 @@ class ChoiceData:
                     f"Person '{absent[0]}' has no observation ({len(absent)} such people): "
                     "leave them out of `people`, or add what they chose."
                 )
-        target = _target(torch.as_tensor(target), n, width).to(table.dtype)
-        weight = torch.ones(n, dtype=table.dtype) if weight is None else _tensor(weight)
+        target = _target(torch.as_tensor(target), n, width).double()
+        weight = torch.ones(n) if weight is None else _tensor(weight)
         if weight.shape != (n,):
             raise BadData(f"`weight` must be [{n}], one for each observation.")
         order = torch.as_tensor(np.argsort(number, kind="stable"))
@@ -112,7 +112,7 @@ class ChoiceData:
             items=items.long()[order],
             table=table,
             target=target[order],
-            weight=weight.to(table.dtype)[order],
+            weight=weight.double()[order],
             person=torch.as_tensor(number)[order],
             person_ids=np.asarray(person_ids),
         )
@@ -148,6 +148,9 @@ class ChoiceData:
                 f"found {list(frame.columns)}. Rename or add the column."
             )
 
+        if not len(frame):
+            raise BadData(f"{source} has no rows: expected one for each alternative.")
+
         def refuse(bad: np.ndarray, column: str, what: str):
             if bad.any():
                 row = int(bad.argmax())
@@ -170,6 +173,9 @@ class ChoiceData:
         first = np.unique(number, return_index=True)[1]  # an observation's first row
         people = frame[person].to_numpy()
         refuse(people != people[first][number], person, "an observation made by two people.")
+        if weight:
+            differs = numbers[weight] != numbers[weight][first][number]
+            refuse(differs, weight, "one observation with two weights.")
         alternatives = np.bincount(number)
         refuse((alternatives < 2)[number], observation, "an observation with one alternative only.")
         for count, what in ((0, "no"), (2, "more than one")):
@@ -219,10 +225,10 @@ class ChoiceData:
     def pooled(self) -> ChoiceData:
         """The same observations with each alternative's items replaced by their mean (M = 1).
 
-        A utility that is linear in the features cannot tell the difference.
+        A utility that is linear in the features cannot tell the difference. In float64.
         """
-        there = self.mask.to(self.table.dtype)
-        total = (self.features() * there[..., None]).sum(2)
+        there = self.mask.double()
+        total = (self.features().double() * there[..., None]).sum(2)
         mean = total / there.sum(2).clamp(min=1)[..., None]
         n, width, d = mean.shape
         items = torch.arange(n * width).reshape(n, width, 1)
@@ -235,6 +241,8 @@ class ChoiceData:
         People who have none left are left out.
         """
         keep = torch.as_tensor(observations)
+        if (self.person[keep].diff() < 0).any():
+            raise BadData("Positions must increase: a person's observations stay together.")
         number, left = np.unique(self.person[keep].numpy(), return_inverse=True)
         return replace(
             self,
@@ -273,7 +281,7 @@ _TRUTH = {True: 1, False: 0} | {  # 1 and 1.0 hash like True
 
 
 def _tensor(values) -> Tensor:
-    values = torch.as_tensor(values)
+    values = torch.as_tensor(values if isinstance(values, Tensor) else np.asarray(values))
     return values if values.is_floating_point() else values.double()
 
 

@@ -5,7 +5,7 @@ Restarts come in small waves that run together as one batch. They race: one that
 the best so far by many times its latest gain is stopped. Waves follow until several of them have
 found the best likelihood: easy problems end soon, hard ones get more restarts. On the way SQUAREM
 (Varadhan and Roland 2008, scheme S3) extrapolates each pair of EM passes, and a step that would
-lower the likelihood is taken back, so that it never falls.
+lower the likelihood is taken back: it never falls, but for mini-batch noise.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SAME_MAXIMUM = 1e-6  # two ends are one maximum if this near, in nats per observ
 class EMConfig:
     """How EM is run. All of it is ours: the PASTA paper publishes none."""
 
-    wave: int = 4  # random starts that run together; the first two waves are of 1 and 2
+    wave: int = 4  # random starts that run together; waves double from 1 up to this
     screening: int = 8  # passes over the data before the race begins
     horizon: int = 10  # a restart is stopped if it is behind by so many times its latest gain
     confirmations: int = 3  # waves that must find the best before the search ends
@@ -70,7 +70,8 @@ def fit_user_types(
     With `checkpoint`, the search is written there as it goes, and a call with the same data, seed
     and config goes on from it, to the same result as without the interruption.
 
-    Raises `BadData` for more types than people, or for a checkpoint of another fit. Warns when a
+    Raises `BadData` for more types than people, a utility that does not fit the data, or a
+    checkpoint of another fit. Warns when a
     type's choices are perfectly predictable (its part-worths are then bounded by `ridge` alone), or
     when `max_passes` was not enough.
     """
@@ -79,6 +80,7 @@ def fit_user_types(
             f"Cannot find {n_types} types among {data.n_people} people: "
             "choose K between 1 and the number of people."
         )
+    _check_shape(utility, data, n_types)
     generator = torch.Generator().manual_seed(seed)
     if isinstance(utility, LinearUtility):
         em = NewtonStep(data, n_types, config.ridge)
@@ -93,7 +95,7 @@ def fit_user_types(
                 restarts = 1 if n_types == 1 else min(2**ended, config.wave)
                 search |= _new_wave(em, data, n_types, restarts, generator)
             _two_passes(search, em, data, config)
-            _stop_some(search, config)
+            _stop_some(search, data, config)
             if not search["running"].any():
                 _end_wave(search)
             _save(search, checkpoint, fingerprint, generator)
@@ -101,14 +103,26 @@ def fit_user_types(
     return _result(search, utility, data, n_types, config)
 
 
+def _check_shape(utility: nn.Module, data: ChoiceData, n_types: int) -> None:
+    """One item through the utility, so that a misfit is told in words."""
+    d = data.table.shape[1]
+    try:
+        with torch.no_grad():
+            scores = utility(data.table[:1].to(next(utility.parameters()).dtype)).shape[-1]
+    except (RuntimeError, IndexError) as error:
+        raise BadData(f"The utility cannot take the data's {d} features: {error}") from error
+    if scores != n_types:
+        raise BadData(f"The utility gives {scores} scores for {n_types} types: make them equal.")
+
+
 Search = dict[str, Tensor]
 """Where the search stands, in tensors alone, so that it can be saved and resumed.
 
 Of the S restarts of this wave: `state`, `next` [S, W], a state and EM(state); `log_likelihood` [S]
-of `state`; `running` [S]; `lost` [S], stopped by the race; `gain` [S] of the last pair of passes;
+of `state`; `running`, `arrived`, `lost` [S]; `gain` [S] of the last pair of passes;
 `quiet` [S], how many pairs in a row gained nothing; `passes` [1]; `trace` [pairs of passes, S],
 log-likelihoods. Of the waves that ended: `winners` [waves], the best log-likelihood of each;
-`ends`, those of all restarts that arrived; `best` [W] and `best_trace`, those of the best of all;
+`ends`, those of all restarts that arrived; `best` [W], `best_trace`, `best_arrived`, of the best;
 `all_passes` [1]; `tried` [1], restarts.
 """
 
@@ -123,6 +137,7 @@ def _new_wave(em, data: ChoiceData, n_types: int, restarts: int, generator) -> S
         "next": following,
         "log_likelihood": log_likelihood,
         "running": torch.ones(restarts, dtype=torch.bool),
+        "arrived": torch.zeros(restarts, dtype=torch.bool),
         "lost": torch.zeros(restarts, dtype=torch.bool),
         "gain": torch.zeros(restarts, dtype=log_likelihood.dtype),
         "quiet": torch.zeros(restarts, dtype=torch.long),
@@ -132,7 +147,7 @@ def _new_wave(em, data: ChoiceData, n_types: int, restarts: int, generator) -> S
 
 
 def _two_passes(search: Search, em, data: ChoiceData, config: EMConfig) -> None:
-    """Take every running restart one or two EM passes on, never down.
+    """Take every running restart one or two EM passes on, and not down.
 
     From x and y = EM(x): if y is no worse, SQUAREM extrapolates from x, y and EM(y); if it is
     worse (a Newton or gradient step too long), the middle between x and y is tried.
@@ -141,7 +156,9 @@ def _two_passes(search: Search, em, data: ChoiceData, config: EMConfig) -> None:
     x, y, at_x = (search[name][on] for name in ("state", "next", "log_likelihood"))
     at_y, z = em(y)
     fell = ~(at_y >= at_x - em.noise * data.n_observations)  # NaN falls too
-    state, following = _pick(fell, x, y), _pick(fell, torch.lerp(x, y, 0.5), z)
+    own = em.n_types + em.n_parameters  # columns; what lies beyond is Adam's memory
+    middle = torch.cat([torch.lerp(x, y, 0.5)[:, :own], y[:, own:]], 1)
+    state, following = _pick(fell, x, y), _pick(fell, middle, z)
     now = _pick(fell, at_x, at_y)
     search["passes"] += 1
     if config.accelerate and em.extrapolates:
@@ -172,15 +189,20 @@ def _squarem(x: Tensor, y: Tensor, z: Tensor, n_types: int) -> Tensor:
     return torch.cat([w[:, :n_types].log_softmax(1), w[:, n_types:]], 1)
 
 
-def _stop_some(search: Search, config: EMConfig) -> None:
-    """Stop the restarts that have arrived, and those that have lost the race."""
+def _stop_some(search: Search, data: ChoiceData, config: EMConfig) -> None:
+    """Stop the restarts that have arrived, those that have lost the race, and broken ones."""
     running, at = search["running"], search["log_likelihood"]
-    running &= search["quiet"] < config.patience
+    broken = ~(at.isfinite() & search["state"].isfinite().all(1))
+    if broken.all():
+        raise BadData("EM diverged to NaN in every restart: lower the learning rate.")
+    at[broken] = -torch.inf
+    search["lost"] |= broken
+    search["arrived"] |= (search["quiet"] >= config.patience) & ~broken
     if int(search["passes"]) >= config.screening:
         best = torch.cat([at, search.get("winners", at[:0])]).max()
-        lost = running & (best - at > config.horizon * search["gain"])
-        search["lost"] |= lost
-        running &= ~lost
+        far = (config.horizon * search["gain"]).clamp(min=SAME_MAXIMUM * data.n_observations)
+        search["lost"] |= ~search["arrived"] & (best - at > far)
+    running &= ~search["arrived"] & ~search["lost"]
     if int(search["passes"]) >= config.max_passes:
         running[:] = False
 
@@ -193,8 +215,9 @@ def _end_wave(search: Search) -> None:
     if not len(before) or at[winner] > before.max():
         search["best"] = search["state"][winner].clone()
         search["best_trace"] = search["trace"][:, winner].clone()
+        search["best_arrived"] = search["arrived"][winner, None].clone()
     search["winners"] = torch.cat([before, at[winner, None]])
-    search["ends"] = torch.cat([search.get("ends", at[:0]), at[~search["lost"]]])
+    search["ends"] = torch.cat([search.get("ends", at[:0]), at[search["arrived"]]])
     search["all_passes"] = search.get("all_passes", 0) + search["passes"]
     search["tried"] = search.get("tried", 0) + torch.tensor([len(at)])
 
@@ -209,7 +232,7 @@ def _is_over(search: Search, n_types: int, data: ChoiceData, config: EMConfig) -
 
 
 def _result(search: Search, utility, data: ChoiceData, n_types: int, config) -> UserTypes:
-    if int(search["passes"]) >= config.max_passes:
+    if not search["best_arrived"]:
         warnings.warn(
             f"EM used all of its {config.max_passes} passes before it came to rest: "
             "raise max_passes, or the tolerance.",
@@ -219,10 +242,11 @@ def _result(search: Search, utility, data: ChoiceData, n_types: int, config) -> 
     best, size = search["best"], sum(p.numel() for p in utility.parameters())
     nn.utils.vector_to_parameters(best[n_types : n_types + size], utility.parameters())
     ends = search["ends"]
+    near = SAME_MAXIMUM * data.n_observations
     restarts = Restarts(
         tried=int(search["tried"]),
         finished=len(ends),
-        found_best=int((ends > ends.max() - SAME_MAXIMUM * data.n_observations).sum()),
+        found_best=int((ends > search["winners"].max() - near).sum()),
         passes=int(search["all_passes"]),
         trace=search["best_trace"].numpy(),
     )
@@ -236,7 +260,7 @@ def _warn_if_separable(types: UserTypes, data: ChoiceData) -> None:
     p = types.log_probabilities(data).exp().double()
     gamma = types.posterior(data)
     doubt = sum_by_person((p * (1 - p)).sum(1), data.person, data.n_people)
-    doubt = (gamma * doubt).sum(0) / (gamma.sum(0) * data.n_observations / data.n_people)
+    doubt = (gamma * doubt).sum(0) / (gamma.T @ data.first.diff().double())
     sure = (doubt < 1e-3).nonzero()[:, 0].tolist()
     if sure:
         warnings.warn(
@@ -259,10 +283,12 @@ def _show(bar: tqdm, search: Search) -> None:
 
 def _fingerprint(data: ChoiceData, utility, n_types: int, seed: int, config: EMConfig) -> str:
     digest = hashlib.sha256(json.dumps([n_types, seed, asdict(config)]).encode())
-    for tensor in (data.items, data.table, data.target, data.weight, data.person):
-        digest.update(tensor.contiguous().numpy())
-    for name, parameter in utility.named_parameters():
-        digest.update(name.encode() + parameter.detach().contiguous().numpy().tobytes())
+    digest.update(f"{type(utility).__qualname__} {utility}".encode())
+    tensors = {"items": data.items, "table": data.table, "target": data.target}
+    tensors |= {"weight": data.weight, "person": data.person} | utility.state_dict()
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -4,14 +4,14 @@ A *state* is a matrix with a row for each of R restarts: K log-priors, the utili
 and what the M-step wants to remember. Both classes below map a state to its log-likelihood and to
 the next state, EM(state); they differ in the M-step alone:
 
-- `NewtonStep`, for `LinearUtility`: the M-step is K weighted multinomial logits, each concave, so
-  one Newton step on each is enough for the likelihood to climb (a generalised EM). Everything that
-  it needs is summed in the same pass as the E-step.
+- `NewtonStep`, for `LinearUtility`: the M-step is K weighted multinomial logits, each concave; one
+  Newton step on each nearly always climbs (a generalised EM), and where it overshoots the search
+  halves it. Everything that it needs is summed in the same pass as the E-step.
 - `GradientStep`, for any other module: an exact E-step over everybody, then one epoch of Adam over
   mini-batches of people with those posteriors.
 
-People are taken in blocks that fit the processor's cache; memory grows with the block, time
-linearly with the data.
+People are taken in blocks that fit the processor's cache. Time and memory grow linearly with the
+data: `NewtonStep` keeps each alternative's mean features and, up to `OUTER_LIMIT`, outer products.
 """
 
 from __future__ import annotations
@@ -87,11 +87,12 @@ class NewtonStep:
     def __init__(self, data: ChoiceData, n_types: int, ridge: float):
         self.data = data.pooled()
         self.n_types, self.n_features = n_types, self.data.table.shape[1]
+        self.n_parameters = n_types * self.n_features
         self.prior_precision = ridge * spread(self.data)
-        everything = cut(self.data, slice(None), slice(0, data.n_people))
-        width, n, d = everything.features.squeeze(2).shape
+        (n, width, _), d = self.data.items.shape, self.n_features
         small = n * width * (width - 1) // 2 * d * (d + 1) // 2 <= OUTER_LIMIT
-        self.outer = _outer_differences(everything) if small else None
+        whole = (self.data, slice(None), slice(0, data.n_people))
+        self.outer = _outer_differences(cut(*whole)) if small else None
 
     def start(self, gamma: Tensor) -> Tensor:
         """The M-step alone, from posteriors γ [U, R, K]: one Newton step, from zero."""
@@ -163,7 +164,7 @@ class GradientStep:
     """
 
     extrapolates = False
-    noise = 1e-2  # of mini-batches; a larger fall is taken back
+    noise = 1e-3  # of mini-batches; a larger fall is taken back
 
     def __init__(
         self,
@@ -177,6 +178,7 @@ class GradientStep:
         self.data, self.n_types = data, n_types
         self.batches = list(data.blocks(batch))
         self.score, self.initial = stacked(utility), parameter_vector(utility)
+        self.n_parameters = len(self.initial)
         self.learning_rate, self.batch, self.generator = learning_rate, batch, generator
 
     def start(self, gamma: Tensor) -> Tensor:
@@ -204,12 +206,12 @@ class GradientStep:
         mean, square, steps = memory.split([parameters.shape[1]] * 2 + [1], 1)
         adam = torch.optim.Adam([parameters], lr=self.learning_rate)
         adam.state[parameters] = {
-            "step": steps[0, 0].clone(),
+            "step": steps.max(),
             "exp_avg": mean.clone(),
             "exp_avg_sq": square.clone(),
         }
         order = torch.randperm(len(self.batches), generator=self.generator)
-        epochs = float(steps[0, 0]) / len(self.batches)
+        epochs = float(steps.max()) / len(self.batches)
         adam.param_groups[0]["lr"] = self.learning_rate / (1 + epochs / 10) ** 0.5
         for i in order:
             block = cut(self.data, *self.batches[i])
@@ -226,7 +228,7 @@ class GradientStep:
         )
 
     def _parts(self, state: Tensor) -> tuple[Tensor, ...]:
-        p = len(self.initial)
+        p = self.n_parameters
         return state.split([self.n_types, p, 2 * p + 1], 1)
 
 
@@ -243,8 +245,8 @@ def _outer_differences(block: Block) -> Tensor:
 
 def spread(data: ChoiceData) -> Tensor:
     """[D], each feature's mean variance within an observation; 1 where it has none."""
-    there = data.mask.any(2)[..., None].to(data.table.dtype)
-    x, size = data.pooled().features().squeeze(2), there.sum(1, keepdim=True)
+    pooled, there = data.pooled(), data.mask.any(2)[..., None].double()
+    x, size = pooled.features().squeeze(2), there.sum(1, keepdim=True)
     centred = (x - (x * there).sum(1, keepdim=True) / size) * there
     variance = (centred.square().sum(1) / size.squeeze(1)).mean(0)
     return torch.where(variance > 0, variance, 1.0)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pasta_lib.choices import ChoiceData
+from pasta_lib.choices import BadData, ChoiceData
 from pasta_lib.em_steps import blocks
 from pasta_lib.user_model import posterior, stacked
 from pasta_lib.user_types import UserTypes
@@ -29,9 +29,16 @@ def standard_errors(types: UserTypes, data: ChoiceData) -> StandardErrors:
     """Of the part-worths and shares of a `LinearUtility`'s types, fitted to `data`.
 
     The Hessian is exact (differentiated twice by torch), summed over blocks of people.
-    Raises `torch.linalg.LinAlgError` where the likelihood has no curvature at all.
+    Raises `BadData` where the data leave some of them undetermined: the information is not
+    positive definite, or nearly not.
     """
     information = -mixture_hessian(types, data)
+    scale = information.diagonal().clamp(min=1e-300).rsqrt()
+    if torch.linalg.eigvalsh(information * torch.outer(scale, scale)).min() < 1e-10:
+        raise BadData(
+            "No standard errors: the data do not determine every part-worth (a type with hardly a "
+            "member, a feature that does not vary, or a separable type). Use fewer types."
+        )
     covariance = torch.linalg.inv(information)
     k, d = types.n_types, types.part_worths.shape[1]
     variance = covariance.diagonal()

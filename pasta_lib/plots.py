@@ -62,17 +62,17 @@ def save_figure(
     `numbers` holds what is plotted and claimed, nested as one likes; `tolerances` says for each of
     its top-level keys by how much a number may move before `make figures` reports it. `inputs` are
     files whose sha256 is noted. Each file is written under another name first and then renamed.
-    Raises `ValueError` for a number without tolerance.
+    Raises `ValueError` for a number without tolerance, or a tolerance without number.
     """
-    if missing := set(numbers) - set(tolerances):
-        raise ValueError(f"No tolerance for {sorted(missing)}: give one for each key of `numbers`.")
+    if odd := set(numbers) ^ set(tolerances):
+        raise ValueError(f"`numbers` and `tolerances` differ in {sorted(odd)}: give both for each.")
     sidecar = {
         "figure": name,
         "title": title,
         "notebook": notebook,
         "command": "make figures",
         "seed": seed,
-        "inputs": {Path(p).name: hashlib.sha256(Path(p).read_bytes()).hexdigest() for p in inputs},
+        "inputs": {_name(p): hashlib.sha256(Path(p).read_bytes()).hexdigest() for p in inputs},
         "versions": {"python": platform.python_version()}
         | {p: version(p) for p in ("torch", "numpy", "scipy", "matplotlib", "pasta-lib")},
         "numbers": _plain(numbers),
@@ -87,6 +87,13 @@ def save_figure(
     part = folder / f".{name}.json.part"
     part.write_text(json.dumps(sidecar, indent=1) + "\n")
     os.replace(part, folder / f"{name}.json")
+
+
+def _name(path: str | Path) -> str:
+    """Relative to the repository where it is in it."""
+    path = Path(path).resolve()
+    root = FIGURES.parent
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
 
 def _plain(value):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,10 +24,10 @@ class Restarts:
     """How the search for the best of many local maxima went."""
 
     tried: int  # random starts
-    finished: int  # of them ran to the end; the others were behind when the field was cut
-    found_best: int  # of those that finished, came within .01 nats of the best
-    passes: int  # over the data, from the start to the last finalist's end
-    trace: np.ndarray  # the best one's log-likelihood, after each pair of passes
+    finished: int  # of them came to rest; the others had lost the race
+    found_best: int  # of those, came within 1e-6 nats per observation of the best
+    passes: int  # over the data, summed over waves
+    trace: np.ndarray  # the best one's log-likelihood, pair of passes by pair of passes
 
 
 @dataclass(frozen=True)
@@ -43,19 +43,18 @@ class UserTypes:
     log_likelihood: float  # of the data it was fitted to
     n_people: int
     n_observations: int
-    restarts: Restarts
+    restarts: Restarts | None
 
     @classmethod
     def of(
-        cls, utility: nn.Module, log_prior: Tensor, data: ChoiceData, restarts: Restarts
+        cls, utility: nn.Module, log_prior: Tensor, data: ChoiceData, restarts: Restarts | None
     ) -> UserTypes:
         """Sort the types and take the log-likelihood of `data`."""
         order = log_prior.argsort(descending=True)
         types = cls(
             utility, order, log_prior[order], math.nan, data.n_people, data.n_observations, restarts
         )
-        object.__setattr__(types, "log_likelihood", float(types.person_log_likelihood(data).sum()))
-        return types
+        return replace(types, log_likelihood=float(types.person_log_likelihood(data).sum()))
 
     @property
     def n_types(self) -> int:
@@ -112,7 +111,7 @@ class UserTypes:
         """P(c) of every alternative [N, L]: what these people will choose.
 
         A stranger's types are mixed by the prior; a known person's by `gamma` [U, K], their
-        posterior from other observations, a row for each person of `data`.
+        posterior from other observations, row u for `data.person_ids[u]`.
         """
         weight = self.log_prior.expand(data.n_people, -1) if gamma is None else gamma.log()
         if weight.shape != (data.n_people, self.n_types):
@@ -126,7 +125,8 @@ class UserTypes:
     def sequential_log_likelihood(self, data: ChoiceData) -> Tensor:
         """log P(observation | the same person's earlier ones), [N]: predict, then update.
 
-        A person's first observation is a stranger's (prior mixture). Within people these sum to
+        People's observations are taken in the order in which `data` holds them; the first is a
+        stranger's (prior mixture). Within people these sum to
         `person_log_likelihood`, by the chain rule.
         """
         each = self.observation_log_likelihood(data)

@@ -113,6 +113,8 @@ def test_selecting_people_takes_all_that_is_theirs():
     assert bob.person_ids.tolist() == ["bob"]
     assert bob.features()[0, :, 0].tolist() == [[3, 30], [5, 50], [4, 40]]
     assert data.select(torch.tensor([False, True, True])).person.tolist() == [0, 1]
+    with pytest.raises(BadData, match="Positions must increase"):
+        data.select(torch.tensor([2, 0]))
 
 
 def test_electricity_panel():
@@ -243,5 +245,13 @@ def test_a_truncated_file_is_refused(tmp_path):
     (tmp_path / "short.csv.gz").write_bytes(gzip.compress(b"".join(lines[:4])))  # 3 rows of 4
     with pytest.raises(BadData, match=r"short.csv.gz, row 2, column 'choice': .* no chosen"):
         read_electricity(tmp_path / "short.csv.gz")
+    whole = b"".join(lines)
+    for cut, words in ((len(whole) - 30, "damaged or cut short|expected"), (0, "to its end")):
+        (tmp_path / "cut.csv").write_bytes(whole[:cut])
+        with pytest.raises(BadData, match=words):
+            read_electricity(tmp_path / "cut.csv")
+    (tmp_path / "cut.csv").write_bytes(lines[0])
+    with pytest.raises(BadData, match="has no rows"):
+        read_electricity(tmp_path / "cut.csv")
     with pytest.raises(FileNotFoundError):
         read_electricity(tmp_path / "absent.csv.gz")

@@ -427,6 +427,9 @@ def test_the_checkpoint_of_another_fit_is_refused(panel, tmp_path):
     fit(panel, 2, checkpoint=file)
     with pytest.raises(BadData, match="checkpoint of another fit"):
         fit(panel, 2, seed=1, checkpoint=file)
+    twins = nn.Sequential(nn.Linear(6, 2), nn.Tanh()), nn.Sequential(nn.Linear(6, 2), nn.ReLU())
+    twins[1].load_state_dict(twins[0].state_dict())
+    assert len({em._fingerprint(panel, twin, 2, 0, QUICK) for twin in twins}) == 2
     file.write_bytes(file.read_bytes()[:500])
     with pytest.raises(BadData, match="not a whole checkpoint"):
         fit(panel, 2, checkpoint=file)
@@ -447,6 +450,38 @@ def test_more_types_than_people_is_refused():
         fit(small_ragged(), 10)
     with pytest.raises(BadData, match="Cannot find 0 types"):
         fit(small_ragged(), 0)
+
+
+def test_a_utility_that_does_not_fit_is_refused():
+    for utility, words in (
+        (LinearUtility(2, 2), "2 scores for 3 types"),
+        (LinearUtility(5, 3), "cannot take the data's 2 features"),
+        (nn.Linear(5, 3), "cannot take the data's 2 features"),
+    ):
+        with pytest.raises(BadData, match=words):
+            fit_user_types(small_ragged(), utility, 3, seed=0, progress=False)
+
+
+def test_standard_errors_of_what_the_data_leave_open_are_refused():
+    data = small_ragged()
+    constant = torch.cat([data.table, torch.ones(len(data.table), 1)], 1)
+    types = fit(replace(data, table=constant), 1)
+    with pytest.raises(BadData, match="do not determine every part-worth"):
+        standard_errors(types, replace(data, table=constant))
+
+
+def test_a_diverging_network_is_told_of():
+    data = small_ragged()
+    network = nn.Linear(2, 2)
+    network.weight.data[0, 0] = torch.nan
+    with pytest.raises(BadData, match="lower the learning rate"):
+        fit_user_types(data, network, 2, seed=0, progress=False)
+
+
+def test_single_precision_features_give_the_same_fit(panel):
+    single = replace(panel, table=panel.table.float())  # whole numbers: nothing is lost
+    assert fit(single, 2).log_likelihood == pytest.approx(GOLDEN[2], abs=1e-3)
+    assert standard_errors(fit(single, 2), single).part_worths.isfinite().all()
 
 
 def test_a_posterior_of_other_people_is_refused():

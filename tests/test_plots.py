@@ -57,7 +57,7 @@ def test_the_same_figure_is_the_same_file(tmp_path):
 
 
 def test_a_number_without_tolerance_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"No tolerance for \['b'\]"):
+    with pytest.raises(ValueError, match=r"differ in \['b'\]"):
         save_figure(
             plt.figure(), "x", title="", notebook="", numbers={"b": 1}, tolerances={},
             folder=tmp_path,

@@ -5,6 +5,7 @@ Huber and Train (2001); see data/README.md for where the file comes from and its
 
 from __future__ import annotations
 
+import gzip
 import zlib
 from pathlib import Path
 
@@ -21,6 +22,15 @@ ATTRIBUTES = {
     "seas": "seasonal rates",
 }
 
+DAMAGE = (
+    EOFError,
+    gzip.BadGzipFile,
+    zlib.error,
+    UnicodeDecodeError,
+    pd.errors.EmptyDataError,
+    pd.errors.ParserError,
+)
+
 
 def read_electricity(path: str | Path) -> ChoiceData:
     """Read the panel, one row for each alternative: `choice, id, alt, pf … seas, chid`.
@@ -32,14 +42,12 @@ def read_electricity(path: str | Path) -> ChoiceData:
     path = Path(path)
     try:
         frame = pd.read_csv(path)
-    except (EOFError, OSError, zlib.error, UnicodeDecodeError, pd.errors.ParserError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
+    except DAMAGE as error:
         raise BadData(
             f"{path.name} cannot be read to its end ({error}): the file is damaged or cut short. "
             "Restore it with `git checkout -- data/electricity.csv.gz`."
         ) from error
-    return ChoiceData.from_long(
+    data = ChoiceData.from_long(
         frame,
         person="id",
         observation="chid",
@@ -48,3 +56,10 @@ def read_electricity(path: str | Path) -> ChoiceData:
         source=path.name,
         first_row=2,
     )
+    short = (~data.mask).any(2).any(1)
+    if data.items.shape[1] != 4 or short.any():
+        raise BadData(
+            f"{path.name}: every choice is among four plans, but here are {int(short.sum())} among "
+            "fewer, or some among more: the file is damaged or cut short."
+        )
+    return data
