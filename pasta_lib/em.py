@@ -70,10 +70,9 @@ def fit_user_types(
     With `checkpoint`, the search is written there as it goes, and a call with the same data, seed
     and config goes on from it, to the same result as without the interruption.
 
-    Raises `BadData` for more types than people, a utility that does not fit the data, or a
-    checkpoint of another fit. Warns when a
-    type's choices are perfectly predictable (its part-worths are then bounded by `ridge` alone), or
-    when `max_passes` was not enough.
+    Raises `BadData` for more types than people, a utility that does not fit the data, a checkpoint
+    of another fit, or NaN in every restart. Warns when a type's choices are perfectly predictable
+    (its part-worths are then bounded by `ridge` alone), or when `max_passes` was not enough.
     """
     if not 1 <= n_types <= data.n_people:
         raise BadData(

@@ -42,7 +42,9 @@ def numpy_seconds(data: ChoiceData, n_types: int, seed: int, newton_steps: int):
     return time.perf_counter() - start, starts
 
 
-def library_seconds(data: ChoiceData, n_types: int, seed: int) -> tuple[float, float]:
+def library_seconds(
+    data: ChoiceData, n_types: int, seed: int, config: em.EMConfig
+) -> tuple[float, float]:
     """(seconds to golden, seconds until the whole search has ended)."""
     goal, start, reached = GOLDEN[n_types] - 1e-3, time.perf_counter(), []
 
@@ -52,7 +54,8 @@ def library_seconds(data: ChoiceData, n_types: int, seed: int) -> tuple[float, f
 
     shown, em._show = em._show, watch
     try:
-        em.fit_user_types(data, LinearUtility(6, n_types), n_types, seed=seed, progress=False)
+        utility = LinearUtility(6, n_types)
+        em.fit_user_types(data, utility, n_types, seed=seed, config=config, progress=False)
     finally:
         em._show = shown
     return reached[0] if reached else float("inf"), time.perf_counter() - start
@@ -62,13 +65,16 @@ def time_to_golden(data: ChoiceData, seeds: int) -> None:
     threads = torch.get_num_threads()
     print(f"Seconds to the golden log-likelihood, {seeds} seeds, {threads} threads: median (mean)")
     for k in GOLDEN:
-        textbook, one_step, library = [], [], []
+        textbook, one_step, library, plain = [], [], [], []
         for seed in range(seeds):
             textbook.append(numpy_seconds(data, k, seed, newton_steps=10))
             one_step.append(numpy_seconds(data, k, seed, newton_steps=1))
-            library.append(library_seconds(data, k, seed))
+            library.append(library_seconds(data, k, seed, em.EMConfig()))
+            plain.append(library_seconds(data, k, seed, em.EMConfig(accelerate=False)))
         ours = [first for first, _ in library]
         print(f"  K = {k}: library {_summary(ours)}, of {_summary(all_ for _, all_ in library)}")
+        slow = [first for first, _ in plain]
+        print(f"    without SQUAREM: {_summary(slow)}, of {_summary(all_ for _, all_ in plain)}")
         for name, runs in (("textbook M-step", textbook), ("one Newton step", one_step)):
             seconds, starts = zip(*runs, strict=True)
             ratio = statistics.median(seconds) / statistics.median(ours)
