@@ -22,7 +22,7 @@ figures: environment
 
 test: environment lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist=worksteal tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist=loadfile --nbval-lax --nbval-current-env \
+	PASTA_FIGURES=$$(mktemp -d) OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist=loadfile --nbval-lax --nbval-current-env \
 	  --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks
 
 lint: environment

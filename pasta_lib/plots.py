@@ -15,7 +15,9 @@ import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 
-FIGURES = Path(__file__).parents[1] / "figures"
+ROOT = Path(__file__).parents[1]
+# Tests set PASTA_FIGURES, so that running a notebook to check it leaves the saved figures alone.
+FIGURES = Path(os.environ.get("PASTA_FIGURES", ROOT / "figures"))
 
 # Colours by what they mean (Okabe and Ito 2008: told apart by colour-blind readers too).
 COLOUR = {
@@ -92,8 +94,7 @@ def save_figure(
 def _name(path: str | Path) -> str:
     """Relative to the repository where it is in it."""
     path = Path(path).resolve()
-    root = FIGURES.parent
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
 
 
 def _plain(value):
