@@ -1,9 +1,9 @@
 """EM for latent user types, from many random starts.
 
 The likelihood of K types has many local maxima, so EM is started many times and the best is kept.
-Restarts come in small waves that run together as one batch. They race: one that is behind
-the best so far by many times its latest gain is stopped. Waves follow until several of them have
-found the best likelihood: easy problems end soon, hard ones get more restarts. On the way SQUAREM
+Restarts come in small waves that run together as one batch. They race: one that is behind the best
+so far by many times its latest gain is stopped. Waves follow until several of them have found the
+best likelihood: easy problems end soon, hard ones get more restarts. On the way SQUAREM
 (Varadhan and Roland 2008, scheme S3) extrapolates each pair of EM passes, and a step that would
 lower the likelihood is taken back: it never falls, but for mini-batch noise.
 """
@@ -71,7 +71,7 @@ def fit_user_types(
     and config goes on from it, to the same result as without the interruption.
 
     Raises `BadData` for more types than people, a utility that does not fit the data, a checkpoint
-    of another fit, or NaN in every restart. Warns when a type's choices are perfectly predictable
+    of another fit, or NaN in all restarts of a wave. Warns when a type's choices are perfectly predictable
     (its part-worths are then bounded by `ridge` alone), or when `max_passes` was not enough.
     """
     if not 1 <= n_types <= data.n_people:
@@ -87,7 +87,7 @@ def fit_user_types(
         em = GradientStep(utility, data, n_types, config.learning_rate, config.batch, generator)
     fingerprint = checkpoint and _fingerprint(data, utility, n_types, seed, config)
     search = _load(checkpoint, fingerprint, generator)
-    with tqdm(disable=not progress, unit="pass", desc=f"EM, {n_types} types") as bar:
+    with tqdm(disable=not progress, unit="step", desc=f"EM, {n_types} types") as bar:
         while not (search and _is_over(search, n_types, data, config)):
             if not search or not search["running"].any():
                 ended = len(search.get("winners", ()))
@@ -175,7 +175,7 @@ def _two_passes(search: Search, em, data: ChoiceData, config: EMConfig) -> None:
     search["trace"] = torch.cat([search["trace"], search["log_likelihood"][None]])
 
 
-def _pick(rows: Tensor, yes: Tensor | int, no: Tensor) -> Tensor:
+def _pick(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     """`yes` in the rows that are true, `no` in the others."""
     return torch.where(rows if no.ndim == 1 else rows[:, None], yes, no)
 
@@ -193,7 +193,7 @@ def _stop_some(search: Search, data: ChoiceData, config: EMConfig) -> None:
     running, at = search["running"], search["log_likelihood"]
     broken = ~(at.isfinite() & search["state"].isfinite().all(1))
     if broken.all():
-        raise BadData("EM diverged to NaN in every restart: lower the learning rate.")
+        raise BadData("EM diverged to NaN in all restarts of a wave: lower the learning rate.")
     at[broken] = -torch.inf
     search["lost"] |= broken
     search["arrived"] |= (search["quiet"] >= config.patience) & ~broken

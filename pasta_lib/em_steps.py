@@ -79,7 +79,11 @@ def blocks(data: ChoiceData, size: int) -> Iterator[Block]:
 
 
 class NewtonStep:
-    """EM for `LinearUtility`, with one Newton step as M-step. The state [R, K + K D] is float64."""
+    """EM for `LinearUtility`, with one Newton step as M-step. The state [R, K + K D] is float64.
+
+    `ridge` is the precision of a Gaussian prior on the part-worths, in units of each feature's
+    variance within observations.
+    """
 
     extrapolates = True  # its passes are smooth enough for SQUAREM
     noise = 1e-14  # a fall in log-likelihood that is only rounding, in nats per observation
@@ -88,7 +92,7 @@ class NewtonStep:
         self.data = data.pooled()
         self.n_types, self.n_features = n_types, self.data.table.shape[1]
         self.n_parameters = n_types * self.n_features
-        self.prior_precision = ridge * spread(self.data)
+        self.prior_precision = ridge * _spread(self.data)
         (n, width, _), d = self.data.items.shape, self.n_features
         small = n * width * (width - 1) // 2 * d * (d + 1) // 2 <= OUTER_LIMIT
         whole = (self.data, slice(None), slice(0, data.n_people))
@@ -240,12 +244,15 @@ def _outer_differences(block: Block) -> Tensor:
     x = block.features.squeeze(2).transpose(1, 2).contiguous()  # [L, D, B]
     first, second = torch.triu_indices(x.shape[1], x.shape[1])
     between = torch.cat([x[a:] - x[:-a] for a in range(1, len(x))])
-    return between[:, first] * between[:, second]
+    outer = x.new_empty(len(between), len(first), x.shape[2])
+    for pair, apart in enumerate(between):  # one at a time, for the sake of memory
+        torch.mul(apart[first], apart[second], out=outer[pair])
+    return outer
 
 
-def spread(data: ChoiceData) -> Tensor:
+def _spread(pooled: ChoiceData) -> Tensor:
     """[D], each feature's mean variance within an observation; 1 where it has none."""
-    pooled, there = data.pooled(), data.mask.any(2)[..., None].double()
+    there = pooled.mask.double()  # [N, L, 1]
     x, size = pooled.features().squeeze(2), there.sum(1, keepdim=True)
     centred = (x - (x * there).sum(1, keepdim=True) / size) * there
     variance = (centred.square().sum(1) / size.squeeze(1)).mean(0)

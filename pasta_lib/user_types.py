@@ -126,8 +126,8 @@ class UserTypes:
         """log P(observation | the same person's earlier ones), [N]: predict, then update.
 
         People's observations are taken in the order in which `data` holds them; the first is a
-        stranger's (prior mixture). Within people these sum to
-        `person_log_likelihood`, by the chain rule.
+        stranger's (prior mixture). Within people these sum to `person_log_likelihood`, by the
+        chain rule.
         """
         each = self.observation_log_likelihood(data)
         before = each.cumsum(0) - each
