@@ -71,8 +71,9 @@ def fit_user_types(
     and config goes on from it, to the same result as without the interruption.
 
     Raises `BadData` for more types than people, a utility that does not fit the data, a checkpoint
-    of another fit, or NaN in all restarts of a wave. Warns when a type's choices are perfectly predictable
-    (its part-worths are then bounded by `ridge` alone), or when `max_passes` was not enough.
+    of another fit, or NaN in all restarts of a wave. Warns when a type's choices are perfectly
+    predictable (its part-worths are then bounded by `ridge` alone), or when `max_passes` was not
+    enough.
     """
     if not 1 <= n_types <= data.n_people:
         raise BadData(
