@@ -31,6 +31,7 @@ lint: environment
 
 bench: environment
 	$(BIN)/python tests/benchmarks/bench_em.py
+	$(BIN)/python tests/benchmarks/bench_world.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info

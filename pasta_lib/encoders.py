@@ -1,13 +1,14 @@
 """Pictures and texts to CLIP embeddings, in batches, remembered on disk by content.
 
-Any `open_clip` model: the miniature by default, ViT-H-14 or ViT-B-32 by name. An embedding is
-computed once for each content and model, wherever and in whichever order it is asked for.
+Any `open_clip` model whose weights are in safetensors: the miniature by default, a hub model by id
+and revision (`pasta_lib.hub`), or a folder. An embedding is computed once for each content and
+model, wherever and in whichever order it is asked for.
 """
 
 import hashlib
 import io
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +16,23 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
+from huggingface_hub import snapshot_download
 from PIL import Image
 from tqdm.auto import tqdm
 
-from pasta_lib.world.weights import read_manifest, require
+from pasta_lib.world.weights import require, sha256
 
 MINIATURE = "miniature"
+WEIGHTS = "open_clip_model.safetensors"
+FILES = (WEIGHTS, "*.json", "*.txt")  # what decides a model's embeddings: weights, sizes, words
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
     """Which CLIP encodes, and where its results are kept."""
 
-    model: str = MINIATURE  # or an open_clip name such as ViT-H-14, or local-dir:<folder>
-    pretrained: str | None = None  # open_clip's tag or a file of weights
+    model: str = MINIATURE  # or hf-hub:<id>, or local-dir:<folder in open_clip's format>
+    revision: str | None = None  # of a hub model: a commit, so that it never changes
     batch_size: int = 256
     device: str = "cpu"
     cache: str = ""  # folder of the cache; empty: nothing is kept
@@ -38,93 +42,112 @@ class ClipEncoder:
     """An open_clip model with its preprocessing, tokenizer and cache."""
 
     def __init__(self, config: EncoderConfig = EncoderConfig()) -> None:
-        """Raises WeightsError where the miniature's files are not whole."""
-        name = config.model
-        self.identity = f"{name}|{config.pretrained}|{open_clip.__version__}"
-        if name == MINIATURE:
-            name = f"local-dir:{require('clip')}"
-            self.identity += read_manifest()["clip/open_clip_model.safetensors"]
+        """Raises WeightsError where the miniature's files are not whole, ValueError where the
+        configuration names no weights (open_clip would draw random ones and go on)."""
+        folder = _folder(config)
+        files = sorted(path for pattern in FILES for path in folder.glob(pattern))
+        contents = "".join(f"{path.name} {sha256(path)}\n" for path in files)
+        self.identity = f"open_clip {open_clip.__version__}\n{contents}"
         self.config = config
+        name = f"local-dir:{folder}"
         self.model, _, self.preprocess = open_clip.create_model_and_transforms(
-            name, pretrained=config.pretrained, device=config.device
+            name, device=config.device
         )
         self.model.eval().requires_grad_(False)
         self.tokenizer = open_clip.get_tokenizer(name)
+        self.width = open_clip.get_model_config(name)["embed_dim"]
 
     def encode_images(self, images: Sequence, progress: bool = False) -> np.ndarray:
         """Unit-length embeddings, float32 `[N, D]`.
 
         `images`: uint8 arrays `[H, W, 3]` (or one array `[N, H, W, 3]`), PIL pictures, or the bytes
-        of JPEG or PNG files. Raises ValueError naming the row of bytes that are no picture.
+        of JPEG or PNG files. Raises ValueError naming the row of what is no picture.
         """
-        return self._remembered("image", images, _image_content, self._run_images, progress)
+
+        def run(rows: list[int]) -> torch.Tensor:
+            pixels = torch.stack([self.preprocess(_picture(images, row)) for row in rows])
+            return self.model.encode_image(pixels.to(self.config.device), normalize=True)
+
+        contents = (_image_content(images, row) for row in range(len(images)))
+        return self._remembered("image", contents, run, progress)
 
     def encode_texts(self, texts: Sequence[str], progress: bool = False) -> np.ndarray:
-        """Unit-length embeddings of texts, float32 `[N, D]`."""
+        """Unit-length embeddings of texts, float32 `[N, D]`.
+
+        Raises ValueError naming the row of a text that is empty or is not a string.
+        """
         if isinstance(texts, str):
             raise ValueError("texts is one string; pass a list of texts")
-        return self._remembered("text", texts, lambda t: t.encode(), self._run_texts, progress)
+        for row, text in enumerate(texts):
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"text {row} of {len(texts)} is empty or no string: {text!r}")
+
+        def run(rows: list[int]) -> torch.Tensor:
+            tokens = self.tokenizer([texts[row] for row in rows])
+            return self.model.encode_text(tokens.to(self.config.device), normalize=True)
+
+        return self._remembered("text", (text.encode() for text in texts), run, progress)
 
     def logit_scale(self) -> float:
         """The factor CLIP was trained to multiply cosines by."""
         return float(self.model.logit_scale.exp())
 
-    def _run_images(self, images: list) -> torch.Tensor:
-        pixels = torch.stack([self.preprocess(_to_pil(image)) for image in images])
-        return self.model.encode_image(pixels.to(self.config.device), normalize=True)
-
-    def _run_texts(self, texts: list[str]) -> torch.Tensor:
-        return self.model.encode_text(self.tokenizer(texts).to(self.config.device), normalize=True)
-
     def _remembered(
-        self, kind: str, items: Sequence, content: Callable, run: Callable, progress: bool
+        self, kind: str, contents: Iterable[bytes], run: Callable, progress: bool
     ) -> np.ndarray:
-        """Look every item up by content, compute what is new, keep it, return all in order."""
-        prefix = f"{kind}|{self.identity}|".encode()
-        try:
-            keys = [hashlib.sha256(prefix + content(item)).digest() for item in items]
-        except Exception as error:
-            raise ValueError(
-                f"an item of the {len(items)} {kind}s has no content: {error}"
-            ) from error
+        """Look every row up by content, compute what is new, keep it, return all in order."""
+        prefix = f"{kind}\n{self.identity}\n".encode()
+        keys = [hashlib.sha256(prefix + content).digest() for content in contents]
         with closing(_Cache(self.config.cache)) as cache:
             known = cache.get(set(keys))
-            new = {key: i for i, key in enumerate(keys) if key not in known}
-            todo = list(new.items())
+            todo = list({key: row for row, key in enumerate(keys) if key not in known}.items())
             starts = range(0, len(todo), self.config.batch_size)
             for start in tqdm(starts, desc=f"{kind}s to CLIP", disable=not progress):
                 batch = todo[start : start + self.config.batch_size]
-                try:
-                    vectors = run([items[i] for _, i in batch]).float().cpu().numpy()
-                except _NoPicture as error:
-                    raise ValueError(_locate(items, batch, error)) from error
-                found = {key: v for (key, _), v in zip(batch, vectors, strict=True)}
+                vectors = run([row for _, row in batch]).float().cpu().numpy()
+                found = {key: vector for (key, _), vector in zip(batch, vectors, strict=True)}
                 cache.put(found)
                 known |= found
-        return np.stack([known[key] for key in keys])
+        return np.array([known[key] for key in keys], np.float32).reshape(-1, self.width)
 
 
-class _NoPicture(ValueError):
-    pass
+def _folder(config: EncoderConfig) -> Path:
+    """The folder of the model's files; a hub model's is fetched."""
+    kind, colon, name = config.model.partition(":")
+    if config.model == MINIATURE:
+        folder = require("clip")
+    elif kind + colon == "local-dir:":
+        folder = Path(name)
+    elif kind + colon == "hf-hub:" and config.revision:
+        folder = Path(snapshot_download(name, revision=config.revision, allow_patterns=list(FILES)))
+    elif kind + colon == "hf-hub:":
+        raise ValueError(
+            f"{config.model} needs a revision, a commit of the hub's; see pasta_lib.hub"
+        )
+    else:
+        raise ValueError(
+            f"model {config.model!r} names no weights; expected {MINIATURE!r}, 'hf-hub:<id>' with "
+            "a revision (pasta_lib.hub has ViT-H-14 and ViT-L-14) or 'local-dir:<folder>'"
+        )
+    if not (folder / WEIGHTS).is_file():
+        raise ValueError(
+            f"{folder} holds no {WEIGHTS}, so its embeddings would be random; expected a folder "
+            "as open_clip saves it, with weights in safetensors"
+        )
+    return folder
 
 
-def _locate(items: Sequence, batch: list[tuple[bytes, int]], error: Exception) -> str:
-    for _, i in batch:
-        try:
-            _to_pil(items[i])
-        except _NoPicture as cause:
-            return f"image {i} of {len(items)} cannot be read as a picture: {cause}"
-    return str(error)
+def _image_content(images: Sequence, row: int) -> bytes:
+    """A file's own bytes, or the RGB values of anything else."""
+    if isinstance(images[row], bytes):
+        return b"file" + images[row]
+    picture = _picture(images, row)
+    return f"{picture.size}".encode() + picture.tobytes()
 
 
-def _image_content(image) -> bytes:
-    if isinstance(image, bytes):
-        return b"file" + image
-    array = np.asarray(image)
-    return repr(array.shape).encode() + array.tobytes()
-
-
-def _to_pil(image) -> Image.Image:
+def _picture(images: Sequence, row: int) -> Image.Image:
+    """One item as an RGB picture."""
+    image = images[row]
     try:
         if isinstance(image, bytes):
             return Image.open(io.BytesIO(image)).convert("RGB")
@@ -135,7 +158,9 @@ def _to_pil(image) -> Image.Image:
             raise ValueError(f"expected uint8 [H, W, 3], got {array.dtype} {array.shape}")
         return Image.fromarray(array)
     except Exception as error:
-        raise _NoPicture(str(error)) from error
+        raise ValueError(
+            f"image {row} of {len(images)} cannot be read as a picture: {error}"
+        ) from error
 
 
 class _Cache:

@@ -1,32 +1,39 @@
-"""Prompts to pictures, through any `diffusers` text-to-image pipeline.
+"""Prompts to pictures, through a `diffusers` text-to-image pipeline.
 
-The miniature model is the default; SDXL is the same call with another model id. Every picture's
-noise is drawn on the CPU from the picture's own seed, so that a prompt and a seed name one picture,
-whatever the batch it is drawn in.
+The miniature model is the default; SDXL is the same call with another configuration
+(`pasta_lib.hub`). Meant are the pipelines whose latents are a picture of `in_channels` by
+`sample_size` by `sample_size`: U-Nets (Stable Diffusion 1 and 2, SDXL) and transformers that keep
+this form (Stable Diffusion 3, PixArt); not those that pack latents into tokens first (Flux). Every
+picture's noise is drawn on the CPU from the picture's own seed, so that a prompt and a seed name
+one picture, whatever the batch it is drawn in.
+
+The miniature's autoencoder and denoiser are classes of this package, which `diffusers` finds only
+where they are imported already. So `import pasta_lib.generator` comes first, and then a bare
+`DiffusionPipeline.from_pretrained("data/world/text_to_image")` loads it too.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from tqdm.auto import tqdm
 
-from pasta_lib.world import autoencoder  # noqa: F401 - diffusers loads only what is imported
+from pasta_lib.world import autoencoder, denoiser  # noqa: F401 - diffusers loads what is imported
 from pasta_lib.world.weights import require
 
 MINIATURE = "miniature"
-MAX_PROMPT = 2_000  # characters; text encoders read some 77 tokens and would drop the rest silently
+MAX_PROMPT = 2_000  # characters; no text encoder reads so many
 
 
 @dataclass(frozen=True)
 class GeneratorConfig:
     """Which model draws, and how. The defaults are the miniature's fast setting (ours)."""
 
-    model: str = (
-        MINIATURE  # or a hub id such as stabilityai/stable-diffusion-xl-base-1.0, or a folder
-    )
+    model: str = MINIATURE  # or a folder, or a hub model's id with its revision (pasta_lib.hub)
     revision: str | None = None  # of a hub model: a commit, so that it never changes
     steps: int = 12
     guidance: float = 3.0  # classifier-free guidance scale; 1 is without
@@ -36,11 +43,20 @@ class GeneratorConfig:
 
 
 def load_pipeline(config: GeneratorConfig) -> DiffusionPipeline:
-    """The pipeline on its device. Raises WeightsError where the miniature's files are not whole."""
+    """The pipeline on its device; weights from safetensors only, never from a pickle.
+
+    Raises WeightsError where the miniature's files are not whole, ValueError for a hub model
+    without a revision, OSError (diffusers') where a model cannot be found or has no safetensors.
+    """
     source = require("text_to_image") if config.model == MINIATURE else config.model
+    if not Path(source).is_dir() and config.revision is None:
+        raise ValueError(
+            f"model {source!r} is no folder here, and a hub model needs a revision, the commit "
+            "that is meant: see pasta_lib.hub"
+        )
     dtype = config.dtype or ("float32" if config.device == "cpu" else "float16")
     pipeline = DiffusionPipeline.from_pretrained(
-        source, revision=config.revision, dtype=getattr(torch, dtype)
+        source, revision=config.revision, dtype=getattr(torch, dtype), use_safetensors=True
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(config.device)
@@ -55,9 +71,11 @@ def generate(
 ) -> np.ndarray:
     """Draw one picture for each prompt and its seed: uint8 `[N, H, W, 3]`.
 
-    Raises ValueError for an empty or overlong prompt, or as many seeds as prompts are not given.
+    Warns of a prompt with more tokens than the pipeline reads, and draws what it does read. Raises
+    ValueError for an empty or overlong prompt, or as many seeds as prompts are not given.
     """
     _check(prompts, seeds)
+    _warn_of_unread_words(pipeline, prompts)
     starts = range(0, len(prompts), config.batch_size)
     parts = []
     for start in tqdm(starts, desc="drawing", unit="batch", disable=not progress):
@@ -77,11 +95,11 @@ def generate(
 
 def _noise(pipeline: DiffusionPipeline, generators: list[torch.Generator]) -> torch.Tensor:
     """Standard normal latents `[B, C, h, w]`, one generator a picture, at the model's own size."""
-    denoiser = getattr(pipeline, "unet", None) or pipeline.transformer
-    side = denoiser.config.sample_size
-    shape = (denoiser.config.in_channels, side, side)
+    model = getattr(pipeline, "unet", None) or pipeline.transformer
+    side = model.config.sample_size
+    shape = (model.config.in_channels, side, side)
     noise = torch.stack([torch.randn(shape, generator=g) for g in generators])
-    return noise.to(pipeline.device, denoiser.dtype)
+    return noise.to(pipeline.device, model.dtype)
 
 
 def _check(prompts: Sequence[str], seeds: Sequence[int]) -> None:
@@ -96,4 +114,17 @@ def _check(prompts: Sequence[str], seeds: Sequence[int]) -> None:
             raise ValueError(
                 f"prompt {i} has {len(prompt):,} characters, at most {MAX_PROMPT:,} are accepted "
                 "(a text encoder reads the first 77 tokens or fewer): shorten it"
+            )
+
+
+def _warn_of_unread_words(pipeline: DiffusionPipeline, prompts: Sequence[str]) -> None:
+    tokenizer = pipeline.tokenizer
+    limit = tokenizer.model_max_length
+    for i, tokens in enumerate(tokenizer(list(prompts), verbose=False).input_ids):
+        if len(tokens) > limit:
+            unread = tokenizer.decode(tokens[limit - 1 : -1])  # the last token only ends the text
+            warnings.warn(
+                f"prompt {i} has {len(tokens)} tokens, of which the model reads {limit}; "
+                f"not read: {unread!r}",
+                stacklevel=3,
             )

@@ -1,5 +1,11 @@
 """Prompts to pictures: one code path for the miniature and for SDXL's real format."""
 
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,11 +17,17 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from pasta_lib.generator import GeneratorConfig, generate, load_pipeline
+from pasta_lib.hub import SDXL
+from pasta_lib.world import captions
 from pasta_lib.world.autoencoder import PatchAutoencoder
-from pasta_lib.world.weights import WORLD_DIR
+from pasta_lib.world.denoiser import PatchTransformer
+from pasta_lib.world.eye import load_eye
+from pasta_lib.world.scenes import from_array, sample_scenes
+from pasta_lib.world.weights import WORLD_DIR, WeightsError, require
 
 # diffusers' Euler scheduler hands a tensor to numpy in a way that numpy 2 frowns upon
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -65,13 +77,8 @@ def patch_folder(tmp_path_factory):
     """A tiny random pipeline of the miniature's own kind, saved."""
     torch.manual_seed(0)
     text, tokenizer = tiny_text(CLIPTextModel, 16)
-    unet = UNet2DConditionModel(
-        sample_size=8, in_channels=64, out_channels=64, block_out_channels=(16, 16),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), layers_per_block=1,
-        cross_attention_dim=16, attention_head_dim=2, norm_num_groups=4,
-        addition_embed_type="text", addition_embed_type_num_heads=2,
-    )  # fmt: skip
+    unet = PatchTransformer(text_width=16, width=16, layers=1, heads=2)
+    torch.nn.init.normal_(unet.project_out.weight)
     pipeline = StableDiffusionPipeline(
         vae=PatchAutoencoder.fit(torch.rand(40, 3, 64, 64) * 2 - 1), text_encoder=text,
         tokenizer=tokenizer, unet=unet, safety_checker=None, feature_extractor=None,
@@ -102,6 +109,8 @@ def test_one_code_path_draws_with_either(kind, side, request):
     # another seed, another picture; another guidance, another picture
     other = generate(pipeline, prompts[1:2], [5], config, progress=False)[0]
     assert np.abs(pictures[1].astype(int) - other).max() > 8
+    strong = generate(pipeline, prompts[1:2], [2], replace(config, guidance=30.0), progress=False)
+    assert np.abs(pictures[1].astype(int) - strong[0]).max() > 8
 
 
 def test_no_second_code_path_for_the_miniature():
@@ -130,3 +139,84 @@ def test_no_second_code_path_for_the_miniature():
 def test_bad_prompts_are_refused_before_anything_is_drawn(prompts, seeds, message):
     with pytest.raises(ValueError, match=message):
         generate(None, prompts, seeds)
+
+
+def test_a_prompt_longer_than_the_model_reads_is_drawn_with_a_warning(patch_folder):
+    config = GeneratorConfig(model=patch_folder, steps=2)
+    pipeline = load_pipeline(config)
+    words = "a fox on a night sky, " * 6
+    prompts = ["an owl", words + "watercolour", words + "neon"]
+    with pytest.warns(UserWarning, match="not read") as warned:
+        pictures = generate(pipeline, prompts, [1, 2, 2], config, progress=False)
+    messages = [str(w.message) for w in warned]
+    assert [m.split(" ")[1] for m in messages] == ["1", "2"]  # not prompt 0
+    tokens = len(pipeline.tokenizer(prompts[1]).input_ids)
+    assert f"prompt 1 has {tokens} tokens, of which the model reads 32" in messages[0]
+    assert messages[0].endswith("watercolour'") and messages[1].endswith("neon'")
+    assert (pictures[1] == pictures[2]).all()  # it is true that the last words are not read
+    # exactly what is named is missing: a prompt without it gives the same picture
+    unread = re.search("not read: '(.*)'$", messages[0])[1]
+    kept = pipeline.tokenizer(prompts[1]).input_ids[1:-1]
+    dropped = pipeline.tokenizer(unread).input_ids[1:-1]
+    assert kept[30:] == dropped
+
+
+def test_captions_are_short_enough_to_be_read_whole():
+    tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER)
+    rng = np.random.default_rng(3)
+    written = [captions.write(s, rng) for s in from_array(sample_scenes(3000, rng))]
+    assert max(map(len, tokenizer(written).input_ids)) <= tokenizer.model_max_length
+
+
+def test_a_hub_model_needs_its_revision_and_a_folder_needs_none(patch_folder):
+    assert re.fullmatch("[0-9a-f]{40}", SDXL.revision)
+    with pytest.raises(ValueError, match=r"stable-diffusion-xl-base-1\.0' is no folder.*revision"):
+        load_pipeline(replace(SDXL, revision=None))
+    with pytest.raises(ValueError, match="is no folder here"):
+        load_pipeline(GeneratorConfig(model=patch_folder + "-mistyped"))
+    load_pipeline(GeneratorConfig(model=patch_folder))
+
+
+@pytest.mark.parametrize("part", ["unet/diffusion_pytorch_model", "text_encoder/model"])
+def test_pickled_weights_are_refused(part, sdxl_folder, tmp_path):
+    folder = tmp_path / "pickled"
+    shutil.copytree(sdxl_folder, folder)
+    weights = folder / f"{part}.safetensors"
+    name = "pytorch_model.bin" if part.startswith("text") else "diffusion_pytorch_model.bin"
+    torch.save(load_file(weights), weights.with_name(name))
+    weights.unlink()
+    with pytest.raises(OSError, match="safetensors"):
+        load_pipeline(GeneratorConfig(model=str(folder)))
+
+
+def test_diffusers_alone_loads_the_miniature_after_the_documented_import():
+    try:
+        folder = require("text_to_image")
+        require("text_to_image/unet")
+    except WeightsError as error:
+        pytest.skip(str(error))
+    code = f"""
+import pasta_lib.generator
+from diffusers import DiffusionPipeline
+pipeline = DiffusionPipeline.from_pretrained({str(folder)!r})
+print(type(pipeline.unet).__name__, type(pipeline.vae).__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["PatchTransformer", "PatchAutoencoder"], done.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif(not (WORLD_DIR / "text_to_image" / "unet").exists(), reason="not made yet")
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_the_eye_reads_the_same_from_a_gpus_pictures(dtype):
+    scenes = sample_scenes(400, np.random.default_rng(8))
+    prompts = [captions.write(scene) for scene in from_array(scenes)]
+    labels = []
+    for config in (
+        GeneratorConfig(),
+        GeneratorConfig(device="cuda", dtype=dtype, batch_size=200),
+    ):
+        pictures = generate(load_pipeline(config), prompts, range(400), config, progress=False)
+        labels.append(load_eye().read(pictures).labels())
+    assert (labels[0] == labels[1]).mean(0).min() >= 0.99

@@ -1,22 +1,33 @@
 """The makers: exact components, and training that resumes where it stopped, at a tiny size."""
 
+import json
+import shutil
 import sys
+from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from diffusers import DiffusionPipeline
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import nn
+from transformers import CLIPTokenizer
 
 MAKERS = Path(__file__).resolve().parents[1] / "data" / "makers"
 sys.path.insert(0, str(MAKERS))  # the makers are scripts, not a package
 
-from common import TrainConfig, fit, step_rng  # noqa: E402
-from make_clip import near_misses  # noqa: E402
-from make_eye import targets, wear  # noqa: E402
+import make_denoiser  # noqa: E402
+from common import Pool, TrainConfig, fit, step_rng  # noqa: E402
+from make_clip import ClipConfig, _Loss, near_misses  # noqa: E402
+from make_denoiser import DenoiserConfig  # noqa: E402
+from make_eye import estrange, targets, wear  # noqa: E402
+from make_text_encoder import build, token_ids  # noqa: E402
 from make_tokenizer import learn  # noqa: E402
 
 from pasta_lib.world.autoencoder import PatchAutoencoder  # noqa: E402
+from pasta_lib.world.denoiser import PatchTransformer  # noqa: E402
 from pasta_lib.world.renderer import render_seeded  # noqa: E402
 from pasta_lib.world.scenes import (  # noqa: E402
     COLOUR,
@@ -24,9 +35,11 @@ from pasta_lib.world.scenes import (  # noqa: E402
     SECOND,
     STYLE,
     STYLE_NAMES,
+    SUBJECT,
     is_held_out,
     sample_scenes,
 )
+from pasta_lib.world.weights import WORLD_DIR  # noqa: E402
 
 quiet = pytest.mark.filterwarnings("ignore")
 
@@ -43,25 +56,48 @@ class _Regression:
 
 def _train(folder, **changes):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 4))
+    blocks = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 4))
+    model = nn.Sequential(OrderedDict(blocks=blocks))
+    curve = folder / "curve.csv"
     config = TrainConfig(
         steps=60, lr=1e-2, warmup=5, ema=0.9, log_every=10, checkpoint_every=7,
-        folder=str(folder), curve=str(folder / "curve.csv"), **changes,
+        folder=str(folder), curve=str(curve),
     )  # fmt: skip
-    curve = folder / "curve.csv"
-    state = fit(model, _Regression(), config).state_dict()
+    fitted = fit(model, _Regression(), replace(config, **changes))
+    state = None if fitted is None else fitted.state_dict()
     return state, curve.read_text() if curve.exists() else ""
 
 
 @quiet
-def test_resumed_training_equals_uninterrupted(tmp_path, capsys):
-    whole, curve = _train(tmp_path / "whole")
+@pytest.mark.parametrize("muon", [0.0, 0.02])
+def test_resumed_training_equals_uninterrupted(tmp_path, capsys, muon):
+    whole, curve = _train(tmp_path / "whole", muon=muon)
     for _ in range(5):  # each piece is cut off at once, having taken at least one step
-        _train(tmp_path / "pieces", max_seconds=1e-9)
-    resumed, pieces = _train(tmp_path / "pieces")
+        cut_off, _ = _train(tmp_path / "pieces", muon=muon, max_seconds=1e-9)
+        assert cut_off is None  # nothing to save yet
+    resumed, pieces = _train(tmp_path / "pieces", muon=muon)
     assert all(torch.equal(whole[k], resumed[k]) for k in whole)
     steps = [[line.split(",")[0] for line in text.splitlines()] for text in (curve, pieces)]
     assert steps[0] == steps[1] == ["step", *map(str, range(10, 61, 10))]
+
+
+@quiet
+def test_muon_takes_the_matrices_of_blocks_alone(tmp_path, capsys):
+    plain, _ = _train(tmp_path / "plain", steps=1)
+    muon, _ = _train(tmp_path / "muon", muon=0.02, steps=1)
+    differs = {name: not torch.equal(plain[name], muon[name]) for name in plain}
+    assert differs == {name: name.endswith("weight") for name in plain}
+
+
+@quiet
+def test_going_on_with_other_settings_is_said(tmp_path, capsys):
+    _train(tmp_path, max_seconds=1e-9)
+    capsys.readouterr()
+    _train(tmp_path, lr=2e-2)
+    assert "from step 1 with lr = 0.02, it was 0.01" in capsys.readouterr().out
+    card = json.loads((tmp_path / "curve.json").read_text())
+    assert card["config"]["lr"] == 2e-2
+    assert str(tmp_path) not in json.dumps(card)
 
 
 @quiet
@@ -104,6 +140,19 @@ def test_near_misses_differ_in_one_attribute_and_stay_in_training():
     assert min(changed[COLOUR], changed[COUNT]) > 0.15
 
 
+def test_groups_differ_in_the_subject_alone():
+    shown = sample_scenes(20_000, np.random.default_rng(5))
+    batch = _Loss(Pool(None, shown, shown), None, ClipConfig())
+    rows = batch.only_subjects_differ(64, np.random.default_rng(0))
+    scenes = shown[rows]
+    others = [c for c in range(7) if c != SUBJECT]
+    groups = np.unique(scenes[:, others], axis=0, return_inverse=True)[1]
+    assert len(rows) == 64
+    assert len(np.unique(scenes, axis=0)) == 64  # no picture has a twin
+    assert len(np.unique(groups)) < 10
+    assert (scenes[:, SECOND] < 0).all()
+
+
 def test_eye_targets_by_hand():
     scenes = sample_scenes(500, np.random.default_rng(3))
     truth = targets(scenes, "cpu")
@@ -126,6 +175,16 @@ def test_wear_keeps_shape_range_and_likeness():
     assert gap.max() < 0.12
 
 
+def test_estranged_pictures_are_negatives_in_other_colours():
+    images = torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    strange = 1 - estrange(images, torch.Generator().manual_seed(1))
+    assert torch.allclose(strange.sort(1).values, images.sort(1).values, atol=1e-6)
+    # one order of the channels holds for a whole picture, and not the same one for all
+    orders = (strange[:, :, None] - images[:, None]).abs().amax((3, 4)) < 1e-6
+    assert (orders.sum(2) == 1).all()
+    assert len(orders.unique(dim=0)) == 6
+
+
 def test_tokenizer_ends_with_the_highest_id_and_knows_every_byte():
     tokenizer = learn(["two white foxes on a night sky"] * 50, 700)
     ids = tokenizer("two white foxes").input_ids
@@ -133,3 +192,55 @@ def test_tokenizer_ends_with_the_highest_id_and_knows_every_byte():
     assert ids[-1] == tokenizer.eos_token_id == len(tokenizer) - 1
     assert len(ids) == 5
     assert "ünïcode" in tokenizer.decode(tokenizer("ünïcode").input_ids)
+
+
+class _Answers(nn.Module):
+    """A stand-in for the network: answers what it is told, and keeps what it was asked."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.weight, self.answer, self.asked = nn.Parameter(torch.zeros(1)), answer, None
+
+    def forward(self, noisy, timesteps, text):
+        self.asked = noisy, timesteps, text
+        return UNet2DConditionOutput(sample=self.answer + 0 * self.weight)
+
+
+def test_denoiser_loss_by_hand():
+    tokenizer = CLIPTokenizer.from_pretrained(WORLD_DIR / "text_to_image" / "tokenizer")
+    scenes = np.repeat(sample_scenes(1, np.random.default_rng(0)), 5, 0)
+    latents = np.ones((5, 64, 8, 8), np.float16)
+    pool = Pool(None, scenes, scenes)
+    reader = build(tokenizer).eval()
+    config = DenoiserConfig(batch_size=400)
+    loss_function = make_denoiser._Loss(pool, latents, tokenizer, reader, config)
+    right, off = _Answers(torch.ones(400, 64, 8, 8)), _Answers(torch.full((400, 64, 8, 8), 3.0))
+    assert loss_function(right, *step_rng(0, 0))[0] == 0
+    loss, _ = loss_function(off, *step_rng(0, 0))
+    noisy, timesteps, text = off.asked
+    signal = loss_function.noise.alphas_cumprod[timesteps]
+    assert loss.item() == pytest.approx((4 / (1 - signal).clamp(min=0.2)).mean().item(), rel=1e-5)
+    # noisy = sqrt(signal) * 1 + sqrt(1 - signal) * standard normal noise
+    noise = (noisy - signal.sqrt().view(-1, 1, 1, 1)) / (1 - signal).sqrt().view(-1, 1, 1, 1)
+    assert noise.std().item() == pytest.approx(1, abs=0.01)
+    assert signal.min() < 1e-4  # pure noise is among what it must learn from
+    assert not text.requires_grad  # the text encoder stays as it is
+    silence = reader(token_ids(tokenizer, [""])).last_hidden_state
+    empty = torch.isclose(text, silence, atol=1e-5).all((1, 2)).float().mean().item()
+    assert empty == pytest.approx(0.1, abs=0.05)  # captions dropped for guidance
+
+
+def test_assembled_pipeline_loads_and_keeps_the_tokenizer(tmp_path):
+    shutil.copytree(WORLD_DIR / "text_to_image" / "tokenizer", tmp_path / "tokenizer")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "tokenizer").iterdir()}
+    tokenizer = CLIPTokenizer.from_pretrained(tmp_path / "tokenizer")
+    token_ids(tokenizer, ["a fox"])  # use leaves traces in what it would save
+    unet = PatchTransformer(width=32, layers=1)
+    vae = PatchAutoencoder.fit(torch.rand(20, 3, 64, 64))
+    make_denoiser.assemble(unet, vae, build(tokenizer), tokenizer, tmp_path)
+    after = {path.name: path.read_bytes() for path in (tmp_path / "tokenizer").iterdir()}
+    assert before == after
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path, use_safetensors=True)
+    assert pipeline.scheduler.config.prediction_type == "sample"
+    assert not list(tmp_path.rglob("*.bin"))
+    assert str(tmp_path) not in "".join(p.read_text() for p in tmp_path.rglob("config.json"))

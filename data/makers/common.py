@@ -7,6 +7,7 @@ script runs on a CPU (in pieces) or on a GPU: `accelerate` places model and batc
 import argparse
 import csv
 import json
+import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
@@ -15,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -80,7 +82,8 @@ class TrainConfig:
 
     steps: int = 1000
     batch_size: int = 64
-    lr: float = 1e-3
+    lr: float = 1e-3  # of AdamW
+    muon: float = 0.0  # learning rate of Muon for the matrices of `blocks`; 0: AdamW for all
     warmup: int = 100  # steps
     decay: float = 0.3  # share of the steps at the end over which the rate falls to zero
     weight_decay: float = 0.01
@@ -115,39 +118,36 @@ def step_rng(seed: int, step: int) -> tuple[np.random.Generator, torch.Generator
     return np.random.default_rng(seeds[0]), torch.Generator().manual_seed(int(seeds[1]))
 
 
+LEARNING = ("steps", "batch_size", "lr", "muon", "warmup", "decay", "weight_decay", "seed")
 LossFunction = Callable[[nn.Module, np.random.Generator, torch.Generator], tuple[Tensor, dict]]
 
 
-def fit(model: nn.Module, loss_function: LossFunction, config: TrainConfig) -> nn.Module:
+def fit(model: nn.Module, loss_function: LossFunction, config: TrainConfig) -> nn.Module | None:
     """Train `model`, resuming from its checkpoint; return the moving average of its weights.
 
     `loss_function(model, rng, generator)` draws its own batch and returns the loss and numbers to
-    log. Stops early, with a checkpoint, once `max_seconds` have passed.
+    log. Once `max_seconds` have passed it stops early, with a checkpoint, and returns None: only a
+    finished training is saved by its maker.
     """
     torch.set_num_threads(config.threads)
     accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        config.lr,
-        betas=(0.9, 0.99),
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
     model = model.to(memory_format=torch.channels_last)  # convolutions run 1.4 × as fast on a CPU
-    model, optimizer = accelerator.prepare(model, optimizer)
+    model, *optimizers = accelerator.prepare(model, *_optimizers(model, config))
     bare = accelerator.unwrap_model(model)
     average = AveragedModel(bare, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
     checkpoint = Path(config.folder) / "checkpoint.safetensors"
-    step = _load(checkpoint, bare, average, optimizer) if checkpoint.exists() else 0
+    step = _load(checkpoint, bare, average, optimizers, config) if checkpoint.exists() else 0
     started, log = time.monotonic(), _Curve(config.curve, step)
     while step < config.steps:
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * _rate(step, config)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * _rate(step, config)
         loss, numbers = loss_function(model, *step_rng(config.seed, step))
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), config.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         average.update_parameters(bare)
         step += 1
         log.add(loss, numbers)
@@ -155,10 +155,25 @@ def fit(model: nn.Module, loss_function: LossFunction, config: TrainConfig) -> n
             log.write(step, step * config.batch_size, time.monotonic() - started)
         over = time.monotonic() - started > config.max_seconds
         if step % config.checkpoint_every == 0 or step == config.steps or over:
-            _save(checkpoint, step, bare, average, optimizer)
-        if over:
-            break
+            _save(checkpoint, step, bare, average, optimizers, config)
+        if over and step < config.steps:
+            return None
+    log.describe(config)
     return average.module
+
+
+def _optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """AdamW, and Muon beside it where it is asked for: fewer steps for the same loss."""
+    matrices, others = [], []
+    for name, weight in model.named_parameters():
+        muon = config.muon and weight.ndim == 2 and "blocks." in name
+        (matrices if muon else others).append(weight)
+    adam = {"lr": config.lr, "initial_lr": config.lr, "weight_decay": config.weight_decay}
+    optimizers = [torch.optim.AdamW([{"params": others, **adam}], betas=(0.9, 0.99), fused=True)]
+    if matrices:
+        muon = adam | {"lr": config.muon, "initial_lr": config.muon}
+        optimizers.append(torch.optim.Muon([{"params": matrices, **muon}]))
+    return optimizers
 
 
 def _rate(step: int, config: TrainConfig) -> float:
@@ -166,32 +181,41 @@ def _rate(step: int, config: TrainConfig) -> float:
     return min(1.0, (step + 1) / config.warmup, left)
 
 
-def _save(path: Path, step: int, model: nn.Module, average: nn.Module, optimizer) -> None:
+def _save(path: Path, step: int, model, average, optimizers: list, config: TrainConfig) -> None:
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
-    for i, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
+    for n, optimizer in enumerate(optimizers):
+        for i, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{n}.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    save_file(tensors, temporary, metadata={"step": str(step)})
+    save_file(
+        tensors, temporary, metadata={"step": str(step), "config": json.dumps(asdict(config))}
+    )
     temporary.replace(path)
 
 
-def _load(path: Path, model: nn.Module, average: nn.Module, optimizer) -> int:
-    tensors = load_file(path)
+def _load(path: Path, model, average, optimizers: list, config: TrainConfig) -> int:
     part = {"model": {}, "average": {}, "optimizer": {}}
-    for key, value in tensors.items():
-        name, rest = key.split(".", 1)
-        part[name][rest] = value
+    with safe_open(path, "pt") as file:
+        step = int(file.metadata()["step"])
+        before = json.loads(file.metadata().get("config", "{}"))
+        for key in file.keys():  # noqa: SIM118 - a safetensors file, not a dict
+            name, rest = key.split(".", 1)
+            part[name][rest] = file.get_tensor(key)
     model.load_state_dict(part["model"])
     average.load_state_dict(part["average"])
-    state: dict[int, dict] = {}
+    states: list[dict] = [{} for _ in optimizers]
     for key, value in part["optimizer"].items():
-        i, name = key.split(".")
-        state.setdefault(int(i), {})[name] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    return int(next(iter(state.values()))["step"])
+        n, i, name = key.split(".")
+        states[int(n)].setdefault(int(i), {})[name] = value
+    for optimizer, state in zip(optimizers, states, strict=True):
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    for name, value in asdict(config).items():
+        if name in LEARNING and before.get(name, value) != value:
+            print(f"going on from step {step} with {name} = {value}, it was {before[name]}")
+    return step
 
 
 class _Curve:
@@ -227,6 +251,18 @@ class _Curve:
                     writer.writeheader()
                 writer.writerow(row)
 
+    def describe(self, config: TrainConfig) -> None:
+        """Beside the curve: the configuration of its last piece, and what it ran on."""
+        if self.path:
+            cuda = torch.cuda.is_available()
+            places = ("folder", "curve", "reader")  # this machine's affair
+            card = {
+                "config": {k: v for k, v in asdict(config).items() if k not in places},
+                "device": torch.cuda.get_device_name() if cuda else f"CPU, {platform.machine()}",
+                "torch": torch.__version__,
+            }
+            self.path.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
+
     def _rewrite(self, rows: list[dict]) -> None:
         self.path.unlink()
         if rows:
@@ -239,11 +275,6 @@ class _Curve:
 def save_half(module, folder: Path) -> None:
     """Save a diffusers or transformers model in fp16."""
     module.half().save_pretrained(folder, safe_serialization=True)
-
-
-def describe(config) -> dict:
-    """A configuration as plain numbers, for the log that is shipped."""
-    return asdict(config)
 
 
 def batches(n: int, size: int) -> Iterator[slice]:

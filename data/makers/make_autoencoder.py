@@ -11,6 +11,7 @@ from common import PoolConfig, load_pool, save_half
 from pasta_lib.world.autoencoder import PatchAutoencoder
 from pasta_lib.world.weights import WORLD_DIR, write_manifest
 
+FOLDER = "text_to_image/vae"
 PICTURES = 10_000
 
 
@@ -23,8 +24,8 @@ def main() -> None:
     print(
         f"PSNR {-10 * torch.log10(error):.1f} dB; latents: rms {latents.square().mean().sqrt():.3f}"
     )
-    save_half(model, WORLD_DIR / "text_to_image" / "vae")
-    write_manifest()
+    save_half(model, WORLD_DIR / FOLDER)
+    write_manifest([FOLDER])
 
 
 if __name__ == "__main__":

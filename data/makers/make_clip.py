@@ -3,9 +3,9 @@
     python data/makers/make_clip.py --steps 6000
 
 Random batches teach style, colour and background alone: those tell most scenes apart, and the loss
-rests (subject was still at chance after 200,000 pictures). So half of every batch shares one style
-and one background, which leaves subject, colour and count to decide, and a quarter are near misses:
-scenes that differ from another of the batch in one attribute.
+rests (subject was still at chance after 200,000 pictures). So half of every batch are groups that
+differ in the subject alone, and a quarter are near misses: scenes that differ from another of the
+batch in one attribute.
 The folder it writes loads with `open_clip.create_model_and_transforms("local-dir:<folder>")`.
 """
 
@@ -40,6 +40,7 @@ from pasta_lib.world.weights import WORLD_DIR, write_atomically, write_manifest
 
 FOLDER = WORLD_DIR / "clip"
 TOKENIZER = WORLD_DIR / "text_to_image" / "tokenizer"
+GROUPED = [STYLE, BACKGROUND, COLOUR, COUNT]
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 MODEL = {
     "embed_dim": 64,
@@ -62,7 +63,7 @@ class ClipConfig(TrainConfig):
     lr: float = 1.5e-3
     weight_decay: float = 0.05
     ema: float = 0.99  # short: batch norm's statistics follow the weights, not their average
-    alike: float = 0.5  # share of a batch with one style and background
+    alike: float = 0.5  # share of a batch in groups of about 20 that differ in the subject alone
     unsaid: float = 0.4  # share of those captions that leave out the style; likewise the background
     near: float = 0.25  # share of a batch that is near misses of some of those
     folder: str = "/tmp/pasta-train/clip"
@@ -112,21 +113,31 @@ class _Loss:
     def __init__(self, pool: Pool, tokenizer, config: ClipConfig) -> None:
         self.pool, self.tokenizer, self.config = pool, tokenizer, config
         self.said = pool.said
-        group = pool.shown[:, STYLE] * len(BACKGROUNDS) + pool.shown[:, BACKGROUND]
-        self.groups = [np.flatnonzero(group == g) for g in range(len(STYLES) * len(BACKGROUNDS))]
+        group = np.unique(pool.shown[:, GROUPED], axis=0, return_inverse=True)[1]
+        group[pool.shown[:, SECOND] >= 0] = -1
+        self.groups = [np.flatnonzero(group == g) for g in range(group.max() + 1)]
         self.clip_loss = ClipLoss()
+
+    def only_subjects_differ(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """Rows of the pool, int64 `[n]`: whole groups, in each every subject at most once."""
+        rows = np.empty(0, np.int64)
+        while len(rows) < n:
+            group = rng.permutation(self.groups[rng.integers(len(self.groups))])
+            first = np.unique(self.pool.shown[group, SUBJECT], return_index=True)[1]
+            rows = np.concatenate([rows, group[first]])
+        return rows[:n]
 
     def __call__(self, model, rng, generator):
         device = next(model.parameters()).device
         size = self.config.batch_size
         n_alike, n_near = round(size * self.config.alike), round(size * self.config.near)
-        alike = rng.choice(self.groups[rng.integers(len(self.groups))], n_alike, replace=False)
+        alike = self.only_subjects_differ(n_alike, rng)
         rows = np.concatenate([alike, rng.integers(len(self.said), size=size - n_alike - n_near)])
         originals = self.pool.shown[alike].copy()  # these are captioned in full
         originals[:, IDEA] = UNSAID
         others = near_misses(originals[:n_near], rng)
         images = torch.cat([self.pool.batch(rows, device), render(others, generator).to(device)])
-        # What all of them share may go unsaid, so that short captions are learnt too.
+        # What a group shares may go unsaid, so that short captions are learnt too.
         unsaid = rng.random((n_alike, 2)) < self.config.unsaid
         for column, gone in zip((STYLE, BACKGROUND), unsaid.T, strict=True):
             originals[gone, column] = UNSAID
@@ -148,11 +159,13 @@ def main() -> None:
     model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{FOLDER}", load_weights=False)
     tokenizer = open_clip.get_tokenizer(f"local-dir:{FOLDER}")
     model = fit(model, _Loss(pool, tokenizer, config), config)
+    if model is None:
+        return
     tensors = {k: v.half().contiguous() for k, v in model.state_dict().items()}
     temporary = FOLDER / "open_clip_model.safetensors.tmp"
     save_file(tensors, temporary)
     temporary.replace(FOLDER / "open_clip_model.safetensors")
-    write_manifest()
+    write_manifest(["clip"])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ the subjects in the order of the vocabulary, eight to a row, each trimmed and ce
 """
 
 import argparse
+import io
 import math
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pasta_lib.world.renderer import SPRITE_SIZE, SPRITES_PER_ROW
 from pasta_lib.world.vocabulary import SUBJECTS
-from pasta_lib.world.weights import WORLD_DIR
+from pasta_lib.world.weights import WORLD_DIR, write_atomically, write_manifest
 
 FONT_SIZE = 109  # the only size the bitmap font has
 
@@ -42,7 +43,6 @@ def draw_emoji(emoji: str, font: ImageFont.FreeTypeFont) -> Image.Image:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--font", type=Path, required=True, help="path of NotoColorEmoji.ttf")
-    parser.add_argument("--out", type=Path, default=WORLD_DIR / "sprites.png")
     arguments = parser.parse_args()
     font = ImageFont.truetype(str(arguments.font), FONT_SIZE)
     rows = math.ceil(len(SUBJECTS) / SPRITES_PER_ROW)
@@ -50,7 +50,10 @@ def main() -> None:
     for i, subject in enumerate(SUBJECTS.values()):
         row, column = divmod(i, SPRITES_PER_ROW)
         sheet.paste(draw_emoji(subject.emoji, font), (column * SPRITE_SIZE, row * SPRITE_SIZE))
-    sheet.save(arguments.out, optimize=True)
+    png = io.BytesIO()
+    sheet.save(png, "PNG", optimize=True)
+    write_atomically(WORLD_DIR / "sprites.png", png.getvalue())
+    write_manifest(["sprites.png"])
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ vocabulary becomes one token, and any other text still splits into bytes. Second
 
 import argparse
 import json
-from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer, models, trainers
@@ -18,6 +17,7 @@ from pasta_lib.world import captions
 from pasta_lib.world.scenes import from_array, sample_prompts
 from pasta_lib.world.weights import WORLD_DIR, write_manifest
 
+FOLDER = "text_to_image/tokenizer"
 MAX_TOKENS = 32
 SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 
@@ -56,16 +56,15 @@ def main() -> None:
     parser.add_argument("--captions", type=int, default=50_000)
     parser.add_argument("--vocabulary", type=int, default=1500, help="upper bound on learnt tokens")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=WORLD_DIR / "text_to_image" / "tokenizer")
     arguments = parser.parse_args()
     rng = np.random.default_rng(arguments.seed)
     said, _ = sample_prompts(arguments.captions, rng)
     texts = [captions.write(scene, rng) for scene in from_array(said)]
     tokenizer = learn(texts, arguments.vocabulary)
-    tokenizer.save_pretrained(arguments.out)
+    tokenizer.save_pretrained(WORLD_DIR / FOLDER)
     lengths = [len(ids) for ids in tokenizer(texts).input_ids]
     print(f"{len(tokenizer)} tokens; captions have {np.mean(lengths):.1f}, at most {max(lengths)}")
-    write_manifest()
+    write_manifest([FOLDER])
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@ picture's CLIP embedding and the eye's reading of it, in one memory-mapped file,
 thousands of sessions can be simulated without drawing anything.
 """
 
+import hashlib
 import json
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -41,9 +42,10 @@ RECORD = np.dtype(
 )  # probabilities in 255ths
 
 
-def prompt_of(member: int) -> str:
-    """The wording that a member's bank pictures were drawn from."""
-    return captions.write(from_array(reachable()[member : member + 1])[0])
+@cache
+def prompts() -> tuple[str, ...]:
+    """The wording each member's bank pictures are drawn from, in the order of `reachable()`."""
+    return tuple(captions.write(scene) for scene in from_array(reachable()))
 
 
 def seed_of(member: int, picture: int) -> int:
@@ -54,6 +56,20 @@ def seed_of(member: int, picture: int) -> int:
 def models_fingerprint(world_dir: Path = WORLD_DIR) -> dict[str, str]:
     """sha256 of every file that decides what the bank holds."""
     return {k: v for k, v in read_manifest(world_dir).items() if k.startswith(MODELS)}
+
+
+def bank_card(world_dir: Path = WORLD_DIR) -> dict:
+    """All that decides what a bank holds: how pictures are drawn, of which prompts, by which files.
+
+    Not the device, nor the batch size: a picture is the same on any.
+    """
+    drawing = GeneratorConfig()
+    return {
+        "steps": drawing.steps,
+        "guidance": drawing.guidance,
+        "prompts": hashlib.sha256("\n".join(prompts()).encode()).hexdigest(),
+        "models": models_fingerprint(world_dir),
+    }
 
 
 def pack(embeddings: np.ndarray, reading: Reading) -> np.ndarray:
@@ -99,25 +115,28 @@ class Bank:
 
 
 def load_bank(world_dir: Path = WORLD_DIR) -> Bank:
-    """Open the bank. Raises WeightsError when it is not whole, or was built with other weights."""
+    """Open the bank. Raises WeightsError when it is not whole, or was drawn with other weights,
+    other prompts or other settings than those of today."""
     path = require(BANK_FILE, world_dir)
-    card = json.loads((require(BANK_CARD, world_dir)).read_text())
-    now = models_fingerprint(world_dir)
-    if card["models"] != now:
-        changed = sorted(
-            k for k in card["models"].keys() | now.keys() if card["models"].get(k) != now.get(k)
-        )
+    card, now = json.loads(require(BANK_CARD, world_dir).read_text()), bank_card(world_dir)
+    mend = "Mend: run data/makers/make_bank.py again."
+    if card["models"] != now["models"]:
+        files = sorted(card["models"].keys() | now["models"].keys())
+        changed = [k for k in files if card["models"].get(k) != now["models"].get(k)]
         raise WeightsError(
             f"{path} was built with other weights than those beside it (changed: "
-            f"{', '.join(changed)}). Mend: run data/makers/make_bank.py again."
+            f"{', '.join(changed)}). {mend}"
         )
+    for key in ("steps", "guidance"):
+        if card[key] != now[key]:
+            raise WeightsError(
+                f"{path} was drawn with {key} = {card[key]}, pictures now are with {now[key]}. "
+                f"{mend}"
+            )
+    if card["prompts"] != now["prompts"]:
+        raise WeightsError(f"{path} was drawn from other prompts than today's. {mend}")
     records = np.load(path, mmap_mode="r")
     expected = (len(reachable()), PICTURES)
     if records.shape != expected or records.dtype != RECORD:
-        raise WeightsError(f"{path} has shape {records.shape}, expected {expected}: make it again")
+        raise WeightsError(f"{path} has shape {records.shape}, expected {expected}. {mend}")
     return Bank(records, card)
-
-
-def bank_card(config: GeneratorConfig, world_dir: Path = WORLD_DIR) -> dict:
-    """What a bank was made with, for `load_bank` to compare."""
-    return {"generator": asdict(config), "models": models_fingerprint(world_dir)}

@@ -6,6 +6,7 @@ and shares nothing with it. Probabilities are calibrated by one temperature an a
 
 from dataclasses import dataclass, fields
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from pasta_lib.world.scenes import (
     SUBJECT_NAMES,
 )
 from pasta_lib.world.vocabulary import COUNTS, STYLES_WITHOUT_COLOUR
-from pasta_lib.world.weights import require
+from pasta_lib.world.weights import WORLD_DIR, WeightsError, require
 
 EYE_FILE = "eye.safetensors"
 HEADS = {
@@ -45,7 +46,10 @@ _COLUMN = {
 
 @dataclass(frozen=True)
 class Reading:
-    """Probabilities of every value of every attribute; float `[B, values]` each, rows sum to 1."""
+    """Probabilities of every value of every attribute; float `[B, values]` each, rows sum to 1.
+
+    On the CPU, wherever the eye is.
+    """
 
     subject: Tensor
     colour: Tensor  # means nothing where the style is one of STYLES_WITHOUT_COLOUR
@@ -58,7 +62,7 @@ class Reading:
         """The most probable scene of each picture, int64 `[B, 7]` as in `scenes`."""
         out = np.full((len(self.subject), 7), -1, np.int64)
         for field in fields(self):
-            out[:, _COLUMN[field.name]] = getattr(self, field.name).argmax(1).cpu().numpy()
+            out[:, _COLUMN[field.name]] = getattr(self, field.name).argmax(1).numpy()
         out[:, COUNT] += 1
         out[out[:, SECOND] == len(SUBJECT_NAMES), SECOND] = -1
         return out
@@ -89,18 +93,27 @@ class Eye(nn.Module):
         return dict(zip(HEADS, logits, strict=True))
 
     @torch.no_grad()
-    def read(self, images: Tensor, batch_size: int = 256) -> Reading:
-        """Calibrated probabilities for float images `[B, 3, 64, 64]` in 0..1."""
-        if images.ndim != 4 or images.shape[1:] != (3, 64, 64) or not images.is_floating_point():
+    def read(self, images: Tensor | np.ndarray, batch_size: int = 256) -> Reading:
+        """Calibrated probabilities for pictures in either of two forms.
+
+        `images`: uint8 `[B, 64, 64, 3]`, as `generate` returns them, or float `[B, 3, 64, 64]` in
+        0..1, as `render` does; tensors or arrays. Raises ValueError for anything else.
+        """
+        images = images if isinstance(images, Tensor) else torch.tensor(images)
+        of_bytes = images.dtype == torch.uint8 and images.shape[1:] == (64, 64, 3)
+        if not of_bytes and not (images.is_floating_point() and images.shape[1:] == (3, 64, 64)):
             raise ValueError(
-                f"the eye reads float pictures [B, 3, 64, 64] in 0..1, got {images.dtype} "
-                f"{tuple(images.shape)}"
+                "the eye reads float pictures [B, 3, 64, 64] in 0..1 or uint8 [B, 64, 64, 3], got "
+                f"{images.dtype} {tuple(images.shape)}"
             )
         device = self.temperature.device
         parts: dict[str, list[Tensor]] = {name: [] for name in HEADS}
         for chunk in images.split(batch_size):
-            for i, (name, logits) in enumerate(self(chunk.to(device)).items()):
-                parts[name].append((logits / self.temperature[i]).softmax(1))
+            pixels = chunk.to(device).float()
+            if of_bytes:
+                pixels = pixels.movedim(-1, 1) / 255
+            for i, (name, logits) in enumerate(self(pixels).items()):
+                parts[name].append((logits / self.temperature[i]).softmax(1).cpu())
         return Reading(**{name: torch.cat(p) for name, p in parts.items()})
 
 
@@ -124,11 +137,22 @@ class _Block(nn.Module):
 
 
 @cache
-def load_eye(device: str = "cpu") -> Eye:
-    """The shipped eye, ready to judge."""
+def load_eye(device: str = "cpu", world_dir: Path = WORLD_DIR) -> Eye:
+    """The shipped eye, ready to judge.
+
+    Raises WeightsError where its file is not whole, or holds other layers than the eye has. Only
+    batch norm's step counters, which reading does not use, may be missing.
+    """
+    path = require(EYE_FILE, world_dir)
     eye = Eye()
-    weights = {k: v.float() for k, v in load_file(require(EYE_FILE)).items()}
-    eye.load_state_dict(weights, strict=False)  # batch norm's step counters are not shipped
+    weights = {name: weight.float() for name, weight in load_file(path).items()}
+    keys = eye.load_state_dict(weights, strict=False)
+    missing = [k for k in keys.missing_keys if not k.endswith("num_batches_tracked")]
+    if missing or keys.unexpected_keys:
+        raise WeightsError(
+            f"{path} is not this eye: it lacks {missing} and has unknown {keys.unexpected_keys}. "
+            "Mend: run data/makers/make_eye.py again."
+        )
     return eye.eval().requires_grad_(False).to(device)
 
 

@@ -27,7 +27,7 @@ SECOND_SHARE = 0.12  # of sampled scenes with one subject, how many get a second
 
 @dataclass(frozen=True)
 class Scene:
-    """One scene. `None` is "not said"; a subject without a colour word is "natural"."""
+    """One scene. `None` is "not said"; a subject always has a colour ("natural") and a count."""
 
     subject: str | None = None
     colour: str | None = "natural"
@@ -42,6 +42,8 @@ class Scene:
             raise ValueError(f"a scene has either a subject or an idea, got {self}")
         if self.idea is not None and (self.second, self.count, self.colour) != (None,) * 3:
             raise ValueError(f"an idea says nothing of colour, count or second subject: {self}")
+        if self.subject is not None and None in (self.colour, self.count):
+            raise ValueError(f"a subject has a colour and a count, if only 'natural' and 1: {self}")
         if self.second is not None and (self.count != 1 or self.second == self.subject):
             raise ValueError(f"a second subject stands beside one other subject: {self}")
         to_array([self])  # every word is in the vocabulary
@@ -125,7 +127,16 @@ def held_out_pairs() -> tuple[np.ndarray, np.ndarray]:
 
 
 def is_held_out(scenes: np.ndarray) -> np.ndarray:
-    """Whether a subject of a *resolved* scene meets a held-out style or background. `[B]`."""
+    """Whether a subject of a *resolved* scene meets a held-out style or background. `[B]`.
+
+    Raises ValueError where a scene leaves its subject, style or background open.
+    """
+    unsaid = (scenes[:, [SUBJECT, STYLE, BACKGROUND]] == UNSAID).any(1)
+    if unsaid.any():
+        raise ValueError(
+            f"row {unsaid.argmax()} leaves its subject, style or background open: "
+            f"{scenes[unsaid][0]}; resolve() the scenes first"
+        )
     by_style, by_background = held_out_pairs()
     out = np.zeros(len(scenes), bool)
     for column in (SUBJECT, SECOND):
@@ -136,11 +147,17 @@ def is_held_out(scenes: np.ndarray) -> np.ndarray:
     return out
 
 
-def sample_scenes(n: int, rng: np.random.Generator, held_out: bool | None = False) -> np.ndarray:
+def sample_scenes(
+    n: int,
+    rng: np.random.Generator,
+    held_out: bool | None = False,
+    second: float = SECOND_SHARE,
+) -> np.ndarray:
     """Fully specified scenes, uniform over subjects, styles, backgrounds and counts.
 
-    `held_out`: False keeps to the training pairs, True to scenes with a held-out pair, None mixes.
-    Returns int64 `[n, 7]` with nothing unsaid but second and idea.
+    `held_out`: False keeps to the training pairs, of first and second subject alike; True to
+    scenes whose first subject makes a held-out pair; None mixes. `second`: the share of scenes
+    with a second subject, 0..1. Returns int64 `[n, 7]` with nothing unsaid but second and idea.
     """
     kept: list[np.ndarray] = []
     while sum(map(len, kept)) < n:
@@ -151,13 +168,17 @@ def sample_scenes(n: int, rng: np.random.Generator, held_out: bool | None = Fals
         array[:, STYLE] = rng.integers(len(STYLES), size=m)
         array[:, BACKGROUND] = rng.integers(len(BACKGROUNDS), size=m)
         array[:, COUNT] = rng.integers(1, 1 + len(COUNTS), size=m)
-        pair = rng.random(m) < SECOND_SHARE
+        pair = rng.random(m) < second
         array[pair, COUNT] = 1
         array[pair, SECOND] = rng.integers(len(SUBJECTS), size=pair.sum())
         good = array[:, SECOND] != array[:, SUBJECT]
         good &= own_colours()[array[:, SUBJECT]] != array[:, COLOUR]
-        if held_out is not None:
-            good &= is_held_out(array) == held_out
+        if held_out is False:
+            good &= ~is_held_out(array)
+        elif held_out:
+            first = array.copy()
+            first[:, SECOND] = UNSAID
+            good &= is_held_out(first)
         kept.append(array[good])
     return np.concatenate(kept)[:n]
 

@@ -7,12 +7,14 @@
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 WORLD_DIR = Path(__file__).resolve().parents[2] / "data" / "world"
 MANIFEST = "manifest.json"
 MEASURED = "evaluation.json"
 NOT_LOADED = (".md", ".csv", ".tmp")
+LOGS = "logs"
 
 
 class WeightsError(RuntimeError):
@@ -37,14 +39,34 @@ def read_manifest(world_dir: Path = WORLD_DIR) -> dict[str, str]:
         ) from error
 
 
-def write_manifest(world_dir: Path = WORLD_DIR) -> dict[str, str]:
-    """Digest every file below `world_dir` that is loaded: not the notes, logs and measurements."""
+def write_manifest(
+    names: Sequence[str] | None = None, world_dir: Path = WORLD_DIR
+) -> dict[str, str]:
+    """Digest the files that one maker wrote, and keep what the manifest says of all others.
+
+    `names`: files, or folders that stand for all in them, relative to `world_dir`; entries below
+    them whose files are gone are dropped. None: every file, whoever wrote it. Notes, logs,
+    measurements and unfinished files are left out. Raises WeightsError for a name without a file.
+    """
     world_dir = Path(world_dir)
-    files = (p for p in sorted(world_dir.rglob("*")) if p.is_file())
+    known = {}
+    if names is not None and (world_dir / MANIFEST).exists():
+        known = {k: v for k, v in read_manifest(world_dir).items() if not _below(k, names)}
+    files = (p for p in sorted(world_dir.rglob("*")) if p.is_file() and p.parent.name != LOGS)
     loaded = (p for p in files if p.suffix not in NOT_LOADED and p.name not in (MANIFEST, MEASURED))
-    digests = {p.relative_to(world_dir).as_posix(): sha256(p) for p in loaded}
+    written = {p.relative_to(world_dir).as_posix(): p for p in loaded}
+    if names is not None:
+        written = {k: p for k, p in written.items() if _below(k, names)}
+        for name in names:
+            if not any(_below(k, [name]) for k in written):
+                raise WeightsError(f"{world_dir / name} does not exist: its maker wrote nothing")
+    digests = dict(sorted((known | {k: sha256(p) for k, p in written.items()}).items()))
     write_atomically(world_dir / MANIFEST, json.dumps(digests, indent=1).encode() + b"\n")
     return digests
+
+
+def _below(file: str, names: Sequence[str]) -> bool:
+    return any(file == name or file.startswith(name + "/") for name in names)
 
 
 def require(name: str, world_dir: Path = WORLD_DIR) -> Path:
@@ -54,7 +76,7 @@ def require(name: str, world_dir: Path = WORLD_DIR) -> Path:
     """
     world_dir = Path(world_dir)
     manifest = read_manifest(world_dir)
-    names = [n for n in manifest if n == name or n.startswith(name + "/")]
+    names = [n for n in manifest if _below(n, [name])]
     mend = "Mend: `git checkout -- data/world`, or run its script in data/makers/ again."
     if not names:
         raise WeightsError(f"{world_dir / name} is not in {MANIFEST}, so it was never made. {mend}")
