@@ -135,6 +135,9 @@ def test_near_misses_differ_in_one_attribute_and_stay_in_training():
     others = near_misses(scenes, np.random.default_rng(2))
     assert ((scenes != others).sum(1) == 1).all()
     assert not is_held_out(others).any()
+    assert not {row.tobytes() for row in scenes} & {row.tobytes() for row in others}
+    pencil = scenes[:, STYLE] == STYLE_NAMES.index("pencil sketch")
+    assert (scenes[pencil, COLOUR] == others[pencil, COLOUR]).all()
     assert (others[others[:, SECOND] >= 0][:, COUNT] == 1).all()
     changed = (scenes != others).mean(0)
     assert min(changed[COLOUR], changed[COUNT]) > 0.15

@@ -35,7 +35,14 @@ from pasta_lib.world.scenes import (
     is_held_out,
     own_colours,
 )
-from pasta_lib.world.vocabulary import BACKGROUNDS, COLOURS, COUNTS, STYLES, SUBJECTS
+from pasta_lib.world.vocabulary import (
+    BACKGROUNDS,
+    COLOURS,
+    COUNTS,
+    STYLES,
+    STYLES_WITHOUT_COLOUR,
+    SUBJECTS,
+)
 from pasta_lib.world.weights import WORLD_DIR, write_atomically, write_manifest
 
 FOLDER = WORLD_DIR / "clip"
@@ -83,7 +90,10 @@ def write_config() -> None:
 
 
 def near_misses(scenes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Each scene with one attribute changed, never into a held-out pair. int64 `[B, 7]`."""
+    """Each scene with one attribute changed, int64 `[B, 7]`: never into a held-out pair or another
+    of `scenes`, nor in a colour that the style does not show."""
+    known = np.array([row.tobytes() for row in scenes])
+    colourless = [list(STYLES).index(style) for style in STYLES_WITHOUT_COLOUR]
     out = scenes.copy()
     todo = np.arange(len(scenes))
     sizes = {
@@ -100,7 +110,8 @@ def near_misses(scenes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         size = np.array([len(sizes[c]) for c in column])
         out[todo] = scenes[todo]
         out[todo, column] = rng.integers(size) + (column == COUNT)
-        bad = (out[todo] == scenes[todo]).all(1) | is_held_out(out[todo])
+        bad = np.isin([row.tobytes() for row in out[todo]], known) | is_held_out(out[todo])
+        bad |= (column == COLOUR) & np.isin(scenes[todo, STYLE], colourless)
         bad |= own_colours()[out[todo, SUBJECT]] == out[todo, COLOUR]
         bad |= out[todo, SECOND] == out[todo, SUBJECT]
         todo = todo[bad]
@@ -135,10 +146,12 @@ class _Loss:
         rows = np.concatenate([alike, rng.integers(len(self.said), size=size - n_alike - n_near)])
         originals = self.pool.shown[alike].copy()  # these are captioned in full
         originals[:, IDEA] = UNSAID
-        others = near_misses(originals[:n_near], rng)
+        others = near_misses(originals, rng)[:n_near]
         images = torch.cat([self.pool.batch(rows, device), render(others, generator).to(device)])
-        # What a group shares may go unsaid, so that short captions are learnt too.
+        # What a group shares may go unsaid, so that short captions are learnt too; not beside
+        # near misses, which a short caption would fit as well.
         unsaid = rng.random((n_alike, 2)) < self.config.unsaid
+        unsaid[:n_near] = False
         for column, gone in zip((STYLE, BACKGROUND), unsaid.T, strict=True):
             originals[gone, column] = UNSAID
         scenes = from_array(np.concatenate([originals, self.said[rows[n_alike:]], others]))
