@@ -40,6 +40,16 @@ def test_a_picture_does_not_depend_on_its_neighbours():
     assert (together[3] - among_others[3]).abs().max() < 1e-5
 
 
+def test_in_place_subjects_stand_where_they_stood():
+    scenes = to_array([Scene("fox", style="flat", background="white")] * 20)
+    moving = render(scenes, torch.Generator().manual_seed(5))
+    still = render(scenes, torch.Generator().manual_seed(5), in_place=True)
+    colourful = lambda x: (x.amax(1) - x.amin(1) > 0.3).float()  # noqa: E731 - the fox, not paper
+    assert len(colourful(moving).unique(dim=0)) == 4
+    assert len(colourful(still).unique(dim=0)) == 1
+    assert any(torch.equal(colourful(still)[0], place) for place in colourful(moving))
+
+
 def test_unresolved_scenes_are_refused():
     with pytest.raises(ValueError, match="resolve"):
         render_seeded(to_array([Scene("cat")]), 0)

@@ -166,6 +166,8 @@ def _optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optim
     """AdamW, and Muon beside it where it is asked for: fewer steps for the same loss."""
     matrices, others = [], []
     for name, weight in model.named_parameters():
+        if not weight.requires_grad:
+            continue
         muon = config.muon and weight.ndim == 2 and "blocks." in name
         (matrices if muon else others).append(weight)
     adam = {"lr": config.lr, "initial_lr": config.lr, "weight_decay": config.weight_decay}

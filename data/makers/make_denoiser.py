@@ -24,6 +24,7 @@ from diffusers import (
     StableDiffusionPipeline,
 )
 from make_text_encoder import token_ids
+from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from pasta_lib.world import captions
@@ -55,6 +56,7 @@ class DenoiserConfig(TrainConfig):
     muon: float = 0.02
     warmup: int = 50
     reader: str = "/tmp/pasta-train/text_encoder/model"  # what make_text_encoder.py wrote
+    sketch: str = "/tmp/pasta-train/sketch/model.safetensors"  # and make_sketch.py
     drop_caption: float = 0.1  # share of empty captions, for classifier-free guidance
     checkpoint_every: int = 250
     folder: str = "/tmp/pasta-train/denoiser"
@@ -139,6 +141,8 @@ def main() -> None:
     text_encoder.eval().requires_grad_(False).to(device)
     latents = pool_latents(pool, pool_config, vae.to(device), device)
     unet = PatchTransformer(text_width=text_encoder.config.hidden_size)
+    unet.sketch.load_state_dict(load_file(config.sketch))
+    unet.sketch.requires_grad_(False)
     unet = fit(unet, _Loss(pool, latents, tokenizer, text_encoder, config), config)
     if unet is None:
         return

@@ -4,7 +4,7 @@ What a picture shows at a place depends on the place and on the caption; convolu
 their way in from the border, tokens know where they are. A U-Net of the same size was tried and
 learnt half as fast. After Peebles & Xie (2023), "Scalable diffusion
 models with transformers": time and caption set scale, shift and gate of every block (adaLN-Zero).
-Ours: the caption also draws a rough sketch, a few numbers for every cell, that is added to them.
+Ours: the caption also gives a rough sketch of the picture, which the tokens see beside the noise.
 It is called as `diffusers.UNet2DConditionModel` is, so pipelines and training scripts treat it as
 one.
 """
@@ -32,7 +32,7 @@ class PatchTransformer(ModelMixin, ConfigMixin):
         in_channels: int = 64,
         text_width: int = 128,
         width: int = 256,
-        layers: int = 4,
+        layers: int = 3,
         heads: int = 4,
         time_cond_proj_dim: int | None = None,  # pipelines ask for it; not used
     ) -> None:
@@ -42,10 +42,7 @@ class PatchTransformer(ModelMixin, ConfigMixin):
         self.frequencies = Timesteps(width, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time = TimestepEmbedding(width, width)
         self.text = nn.Linear(text_width, width)
-        # What the words say of each place: cheap to compute, and much to remember with.
-        self.sketch = nn.Sequential(
-            nn.Linear(text_width, width), nn.ReLU(), nn.Linear(width, sample_size**2 * in_channels)
-        )
+        self.sketch = Sketch(text_width, sample_size**2, in_channels)
         self.project_sketch = nn.Linear(in_channels, width, bias=False)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.norm_out = AdaLayerNormContinuous(width, width, elementwise_affine=False, eps=1e-6)
@@ -71,12 +68,26 @@ class PatchTransformer(ModelMixin, ConfigMixin):
         time = self.time(self.frequencies(timestep).to(sample.dtype))
         words = encoder_hidden_states[:, -1]
         condition = time + self.text(words)
-        sketch = self.sketch(words).unflatten(1, (len(self.position), -1))
-        x = self.project_in(sample.flatten(2).mT) + self.project_sketch(sketch) + self.position
+        sketch = self.project_sketch(self.sketch(words))
+        x = self.project_in(sample.flatten(2).mT) + sketch + self.position
         for block in self.blocks:
             x = block(x, condition)
         x = self.project_out(self.norm_out(x, condition)).mT.unflatten(2, sample.shape[2:])
         return UNet2DConditionOutput(sample=x) if return_dict else (x,)
+
+
+class Sketch(nn.Sequential):
+    """What the words say of every cell: text `[B, text_width]` → `[B, cells, channels]`.
+
+    Cheap to compute, since it is done once a picture and not once a cell, and much to remember
+    with: what things look like is learnt here, by `data/makers/make_sketch.py`.
+    """
+
+    def __init__(self, text_width: int, cells: int, channels: int, width: int = 512) -> None:
+        super().__init__(
+            nn.Linear(text_width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(),
+            nn.Linear(width, cells * channels), nn.Unflatten(1, (cells, channels)),
+        )  # fmt: skip
 
 
 class Block(nn.Module):

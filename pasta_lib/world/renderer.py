@@ -44,11 +44,14 @@ SLOTS = {
 SHIFT = 4 / IMAGE_SIZE
 
 
-def render(scenes: np.ndarray, generator: torch.Generator, device: str = "cpu") -> Tensor:
+def render(
+    scenes: np.ndarray, generator: torch.Generator, device: str = "cpu", in_place: bool = False
+) -> Tensor:
     """Pictures of *resolved* scenes.
 
     `scenes`: int `[B, 7]`, see `scenes.resolve`; `generator`: a CPU generator, so that a seed
-    means the same picture on every device. Returns float `[B, 3, 64, 64]` in 0..1.
+    means the same picture on every device; `in_place`: subjects always stand in the same place.
+    Returns float `[B, 3, 64, 64]` in 0..1.
     Raises ValueError where subject, colour, style, background or count is unsaid.
     """
     if (scenes[:, [SUBJECT, COLOUR, STYLE, BACKGROUND, COUNT]] < 0).any():
@@ -57,7 +60,7 @@ def render(scenes: np.ndarray, generator: torch.Generator, device: str = "cpu") 
     random = torch.rand(len(scenes), 64, generator=generator).to(device)
     noise = torch.randn(len(scenes), 1, IMAGE_SIZE, IMAGE_SIZE, generator=generator).to(device)
     ground = _backgrounds(scenes[:, BACKGROUND], random[:, :24])
-    layer = _subjects(scenes, random[:, 24:48])
+    layer = _subjects(scenes, torch.zeros_like(random) if in_place else random[:, 24:48])
     pictures = torch.empty_like(ground)
     for code, paint in enumerate(_STYLE_FUNCTIONS.values()):
         rows = scenes[:, STYLE] == code
