@@ -1,12 +1,12 @@
 """Train the denoiser of the text-to-image model, and save the whole as a `diffusers` pipeline.
 
-    python data/makers/make_denoiser.py --steps 8000 --threads 2
+    python data/makers/make_denoiser.py --threads 2
 
 A PatchTransformer on the autoencoder's 8 × 8 latents learns to name the clean latents. The text
-encoder (make_text_encoder.py) stays as it is: trained along, it soon forgot the subjects, which the
-denoiser comes to need last. The result loads with `DiffusionPipeline.from_pretrained`.
-About 45 pictures a second on one CPU core without AMX; `--max_seconds` cuts a long training into
-pieces, and running it again goes on.
+encoder (make_text_encoder.py) and the sketch (make_sketch.py) stay as they are: trained along, the
+encoder soon forgot the subjects, which the denoiser comes to need last. The result loads with
+`DiffusionPipeline.from_pretrained`. About 80 pictures a second on two CPU cores without AMX;
+`--max_seconds` cuts a long training into pieces, and running it again goes on.
 """
 
 import hashlib
@@ -18,11 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from common import Pool, PoolConfig, TrainConfig, batches, configure, fit, load_pool
-from diffusers import (
-    DDIMScheduler,
-    DDPMScheduler,
-    StableDiffusionPipeline,
-)
+from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
 from make_text_encoder import token_ids
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -50,8 +46,9 @@ NOISE = dict(
 class DenoiserConfig(TrainConfig):
     """Training of the denoiser."""
 
-    steps: int = 8000
+    steps: int = 6000
     batch_size: int = 64
+    decay: float = 0.85
     lr: float = 1e-3
     muon: float = 0.02
     warmup: int = 50
