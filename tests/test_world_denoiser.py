@@ -33,7 +33,8 @@ def by_hand(m, noisy, times, text):
         wave = get_timestep_embedding(t[None], 16, flip_sin_to_cos=True, downscale_freq_shift=0)
         c = m.time.linear_2(F.silu(m.time.linear_1(wave))) + m.text(states[-1:])
         h = F.silu(m.sketch[2](F.silu(m.sketch[0](states[-1]))))
-        sketch = m.project_sketch(m.sketch[4](h).view(16, 6))
+        around = F.unfold(m.sketch[4](h).view(1, 6, 4, 4), 3, padding=1)[0].T
+        sketch = around @ m.project_sketch.weight.flatten(1).T
         x = m.project_in(x.reshape(6, 16).T) + sketch + m.position
         for block in m.blocks:
             parts = block.norm.linear(F.silu(c)).view(6, 16)

@@ -67,12 +67,12 @@ def words(scenes: np.ndarray, reader: CLIPTextModel, tokenizer, rng) -> Tensor:
 
 @torch.no_grad()
 def latents_in_place(scenes: np.ndarray, vae: PatchAutoencoder, seed: int) -> Tensor:
-    """Latents of renders whose subjects stand in one place, float16 `[N, cells, C]`."""
+    """Latents of renders whose subjects stand in one place, float16 `[N, C, h, w]`."""
     generator, parts = torch.Generator().manual_seed(seed), []
     for rows in tqdm(list(batches(len(scenes), 500)), desc="renders"):
         pictures = render(scenes[rows], generator, in_place=True)
         latents = vae.encode(pictures * 2 - 1).latent_dist.sample() * vae.config.scaling_factor
-        parts.append(latents.flatten(2).mT.half())
+        parts.append(latents.half())
     return torch.cat(parts)
 
 
@@ -109,7 +109,8 @@ def main() -> None:
         loss = F.mse_loss(model(text.to(device)), shown[rows].to(device).float())
         return loss, {}
 
-    sketch = fit(Sketch(reader.config.hidden_size, *shown.shape[1:]), loss_function, config)
+    sketch = Sketch(reader.config.hidden_size, side=shown.shape[2], channels=shown.shape[1])
+    sketch = fit(sketch, loss_function, config)
     if sketch is not None:
         save_file(sketch.state_dict(), Path(config.folder) / "model.safetensors")
 

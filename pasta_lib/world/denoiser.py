@@ -4,8 +4,8 @@ What a picture shows at a place depends on the place and on the caption; convolu
 their way in from the border, tokens know where they are. (A U-Net of the same size was tried: after
 16,000 pictures, both trained with AdamW, its loss was .67 and the transformer's .56.) After Peebles
 & Xie (2023), "Scalable diffusion models with transformers": time and caption set scale, shift and
-gate of every block (adaLN-Zero). Ours: the caption also gives a plain sketch of its subjects, which
-the tokens see beside the noise.
+gate of every block (adaLN-Zero). Ours: the caption also gives a plain sketch of its subjects, of
+which every token sees its surroundings beside the noise.
 It is called as `diffusers.UNet2DConditionModel` is, so pipelines and training scripts treat it as
 one.
 """
@@ -43,8 +43,8 @@ class PatchTransformer(ModelMixin, ConfigMixin):
         self.frequencies = Timesteps(width, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time = TimestepEmbedding(width, width)
         self.text = nn.Linear(text_width, width)
-        self.sketch = Sketch(text_width, sample_size**2, in_channels)
-        self.project_sketch = nn.Linear(in_channels, width, bias=False)
+        self.sketch = Sketch(text_width, sample_size, in_channels)
+        self.project_sketch = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.norm_out = AdaLayerNormContinuous(width, width, elementwise_affine=False, eps=1e-6)
         self.project_out = nn.Linear(width, in_channels)
@@ -69,7 +69,7 @@ class PatchTransformer(ModelMixin, ConfigMixin):
         time = self.time(self.frequencies(timestep).to(sample.dtype))
         words = encoder_hidden_states[:, -1]
         condition = time + self.text(words)
-        sketch = self.project_sketch(self.sketch(words))
+        sketch = self.project_sketch(self.sketch(words)).flatten(2).mT
         x = self.project_in(sample.flatten(2).mT) + sketch + self.position
         for block in self.blocks:
             x = block(x, condition)
@@ -78,16 +78,16 @@ class PatchTransformer(ModelMixin, ConfigMixin):
 
 
 class Sketch(nn.Sequential):
-    """What the words say of every cell: text `[B, text_width]` → `[B, cells, channels]`.
+    """What the words say of every cell: text `[B, text_width]` → `[B, channels, side, side]`.
 
     Cheap to compute, since it is done once a picture and not once a cell, and much to remember
     with: what things look like is learnt here, by `data/makers/make_sketch.py`.
     """
 
-    def __init__(self, text_width: int, cells: int, channels: int, width: int = 512) -> None:
+    def __init__(self, text_width: int, side: int, channels: int, width: int = 512) -> None:
         super().__init__(
             nn.Linear(text_width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(),
-            nn.Linear(width, cells * channels), nn.Unflatten(1, (cells, channels)),
+            nn.Linear(width, channels * side**2), nn.Unflatten(1, (channels, side, side)),
         )  # fmt: skip
 
 
