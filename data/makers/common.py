@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from pasta_lib.world.autoencoder import PatchAutoencoder
 from pasta_lib.world.renderer import IMAGE_SIZE, render
 from pasta_lib.world.scenes import sample_prompts
 
@@ -189,13 +190,8 @@ def _save(path: Path, step: int, model, average, optimizers: list, config: Train
     for n, optimizer in enumerate(optimizers):
         for i, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{n}.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    save_file(
-        tensors, temporary, metadata={"step": str(step), "config": json.dumps(asdict(config))}
-    )
-    temporary.replace(path)
+    save_tensors(tensors, path, {"step": str(step), "config": json.dumps(asdict(config))})
 
 
 def _load(path: Path, model, average, optimizers: list, config: TrainConfig) -> int:
@@ -257,9 +253,8 @@ class _Curve:
         """Beside the curve: the configuration of its last piece, and what it ran on."""
         if self.path:
             cuda = torch.cuda.is_available()
-            places = ("folder", "curve", "reader")  # this machine's affair
-            card = {
-                "config": {k: v for k, v in asdict(config).items() if k not in places},
+            card = {  # the texts of a configuration are places, this machine's affair
+                "config": {k: v for k, v in asdict(config).items() if not isinstance(v, str)},
                 "device": torch.cuda.get_device_name() if cuda else f"CPU, {platform.machine()}",
                 "torch": torch.__version__,
             }
@@ -272,6 +267,20 @@ class _Curve:
                 writer = csv.DictWriter(file, rows[0])
                 writer.writeheader()
                 writer.writerows(rows)
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict | None = None) -> None:
+    """A safetensors file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    save_file(tensors, temporary, metadata)
+    temporary.replace(path)
+
+
+@torch.no_grad()
+def to_latents(images: Tensor, vae: PatchAutoencoder) -> Tensor:
+    """Pictures `[B, 3, 64, 64]` in 0..1 → latents at the denoiser's scale, float16."""
+    return (vae.encode(images * 2 - 1).latent_dist.sample() * vae.config.scaling_factor).half()
 
 
 def save_half(module, folder: Path) -> None:

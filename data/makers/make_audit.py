@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import batches, configure
-from evaluate_world import CONTROL, VALUES, drawn, models, needed, record, share, worded
+from evaluate_world import CONTROL, drawn, models, needed, record, share, worded
 from PIL import Image, ImageDraw
 
 from pasta_lib.generator import GeneratorConfig
 from pasta_lib.world.eye import load_eye
-from pasta_lib.world.scenes import ATTRIBUTES, COUNT, sample_scenes
+from pasta_lib.world.scenes import ATTRIBUTES, COUNT, VALUES, sample_scenes
 from pasta_lib.world.vocabulary import (
     BACKGROUNDS,
     COLOURS,

@@ -4,7 +4,7 @@
     python data/makers/make_bank.py --shard 0 --shards 2   # half of it, beside another process
 
 Work is kept in chunks of 128 members; a chunk that exists is not drawn again. When every chunk is
-there, they become data/world/bank.npy: with two shards, about an hour on 2 CPU cores.
+there, they become data/world/bank.npy: 36,064 pictures.
 """
 
 import hashlib

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import open_clip
 import torch
-from common import Pool, PoolConfig, TrainConfig, configure, fit, load_pool
+from common import Pool, PoolConfig, TrainConfig, configure, fit, load_pool, save_tensors
 from open_clip.loss import ClipLoss
-from safetensors.torch import save_file
 
 from pasta_lib.world import captions
 from pasta_lib.world.renderer import IMAGE_SIZE, render
@@ -31,17 +30,11 @@ from pasta_lib.world.scenes import (
     STYLE,
     SUBJECT,
     UNSAID,
+    VALUES,
     from_array,
     is_held_out,
     own_colours,
-)
-from pasta_lib.world.vocabulary import (
-    BACKGROUNDS,
-    COLOURS,
-    COUNTS,
-    STYLES,
-    STYLES_WITHOUT_COLOUR,
-    SUBJECTS,
+    shows_colour,
 )
 from pasta_lib.world.weights import WORLD_DIR, write_atomically, write_manifest
 
@@ -93,25 +86,18 @@ def near_misses(scenes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Each scene with one attribute changed, int64 `[B, 7]`: never into a held-out pair or another
     of `scenes`, nor in a colour that the style does not show."""
     known = np.array([row.tobytes() for row in scenes])
-    colourless = [list(STYLES).index(style) for style in STYLES_WITHOUT_COLOUR]
     out = scenes.copy()
     todo = np.arange(len(scenes))
-    sizes = {
-        SUBJECT: SUBJECTS,
-        COLOUR: COLOURS,
-        STYLE: STYLES,
-        BACKGROUND: BACKGROUNDS,
-        COUNT: COUNTS,
-    }
+    sizes = {column: len(values) for column, values in VALUES.values()}
     columns = np.array([COLOUR, COUNT, COUNT, SUBJECT, SUBJECT, STYLE, BACKGROUND])
     while len(todo):
         column = rng.choice(columns, len(todo))
         column[(column == COUNT) & (scenes[todo, SECOND] >= 0)] = COLOUR
-        size = np.array([len(sizes[c]) for c in column])
+        size = np.array([sizes[c] for c in column])
         out[todo] = scenes[todo]
         out[todo, column] = rng.integers(size) + (column == COUNT)
         bad = np.isin([row.tobytes() for row in out[todo]], known) | is_held_out(out[todo])
-        bad |= (column == COLOUR) & np.isin(scenes[todo, STYLE], colourless)
+        bad |= (column == COLOUR) & ~shows_colour(scenes[todo])
         bad |= own_colours()[out[todo, SUBJECT]] == out[todo, COLOUR]
         bad |= out[todo, SECOND] == out[todo, SUBJECT]
         todo = todo[bad]
@@ -175,9 +161,7 @@ def main() -> None:
     if model is None:
         return
     tensors = {k: v.half().contiguous() for k, v in model.state_dict().items()}
-    temporary = FOLDER / "open_clip_model.safetensors.tmp"
-    save_file(tensors, temporary)
-    temporary.replace(FOLDER / "open_clip_model.safetensors")
+    save_tensors(tensors, FOLDER / "open_clip_model.safetensors")
     write_manifest(["clip"])
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import Pool, PoolConfig, TrainConfig, batches, configure, fit, load_pool
+from common import Pool, PoolConfig, TrainConfig, batches, configure, fit, load_pool, to_latents
 from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
 from make_text_encoder import token_ids
 from safetensors.torch import load_file
@@ -67,10 +67,8 @@ def pool_latents(pool: Pool, config: PoolConfig, vae: PatchAutoencoder, device: 
     path = Path(config.folder) / f"{config.size}-{config.seed}" / f"latents-{digest}.npy"
     if not path.exists():
         out = np.empty((len(pool.said), 64, 8, 8), np.float16)
-        with torch.no_grad():
-            for rows in batches(len(out), 256):
-                latents = vae.encode(pool.batch(rows, device) * 2 - 1).latent_dist.sample()
-                out[rows] = (latents * vae.config.scaling_factor).half().cpu().numpy()
+        for rows in batches(len(out), 256):
+            out[rows] = to_latents(pool.batch(rows, device), vae).cpu().numpy()
         np.save(path, out)
     return np.load(path)
 

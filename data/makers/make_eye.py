@@ -12,15 +12,19 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import Pool, PoolConfig, TrainConfig, batches, configure, fit, load_pool
-from safetensors.torch import save_file
+from common import Pool, PoolConfig, TrainConfig, batches, configure, fit, load_pool, save_tensors
 from torch import Tensor
 
 from pasta_lib.world.autoencoder import PatchAutoencoder
 from pasta_lib.world.eye import _COLUMN, EYE_FILE, HEADS, Eye
 from pasta_lib.world.renderer import render
-from pasta_lib.world.scenes import COUNT, SECOND, STYLE, STYLE_NAMES, SUBJECT_NAMES, sample_scenes
-from pasta_lib.world.vocabulary import STYLES_WITHOUT_COLOUR
+from pasta_lib.world.scenes import (
+    COUNT,
+    SECOND,
+    SUBJECT_NAMES,
+    sample_scenes,
+    shows_colour,
+)
 from pasta_lib.world.weights import WORLD_DIR, require, write_manifest
 
 
@@ -76,10 +80,7 @@ def targets(scenes: np.ndarray, device) -> dict[str, Tensor]:
         if column == SECOND:
             value = np.where(value < 0, len(SUBJECT_NAMES), value)
         if name == "colour":
-            hidden = np.isin(
-                scenes[:, STYLE], [STYLE_NAMES.index(s) for s in STYLES_WITHOUT_COLOUR]
-            )
-            value = np.where(hidden, -100, value)
+            value = np.where(shows_colour(scenes), value, -100)
         out[name] = torch.from_numpy(np.ascontiguousarray(value)).to(device)
     return out
 
@@ -137,9 +138,7 @@ def main() -> None:
     eye = eye.cpu().eval()
     calibrate(eye, vae.cpu(), config)
     tensors = {k: v.half() for k, v in eye.state_dict().items() if "num_batches" not in k}
-    temporary = WORLD_DIR / (EYE_FILE + ".tmp")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, temporary)
-    temporary.replace(WORLD_DIR / EYE_FILE)
+    save_tensors({k: v.contiguous() for k, v in tensors.items()}, WORLD_DIR / EYE_FILE)
     write_manifest([EYE_FILE])
 
 

@@ -24,8 +24,9 @@ from pasta_lib.world.scenes import (
     STYLE_NAMES,
     SUBJECT,
     SUBJECT_NAMES,
+    shows_colour,
 )
-from pasta_lib.world.vocabulary import COUNTS, STYLES_WITHOUT_COLOUR
+from pasta_lib.world.vocabulary import COUNTS
 from pasta_lib.world.weights import WORLD_DIR, WeightsError, require
 
 EYE_FILE = "eye.safetensors"
@@ -162,11 +163,10 @@ def right(labels: np.ndarray, scenes: np.ndarray) -> dict[str, np.ndarray]:
     Attributes that a scene leaves open, and colour in a style that hides it, are left out: their
     arrays are shorter.
     """
-    hidden = np.isin(scenes[:, STYLE], [STYLE_NAMES.index(s) for s in STYLES_WITHOUT_COLOUR])
     out = {}
     for name, column in _COLUMN.items():
         asked = np.ones(len(scenes), bool) if name == "second" else scenes[:, column] >= 0
         if name == "colour":
-            asked &= ~hidden
+            asked &= shows_colour(scenes)
         out[name] = labels[asked, column] == scenes[asked, column]
     return out

@@ -11,15 +11,28 @@ from functools import cache
 
 import numpy as np
 
-from pasta_lib.world.vocabulary import BACKGROUNDS, COLOURS, COUNTS, IDEAS, STYLES, SUBJECTS
+from pasta_lib.world.vocabulary import (
+    BACKGROUNDS,
+    COLOURS,
+    COUNTS,
+    IDEAS,
+    STYLES,
+    STYLES_WITHOUT_COLOUR,
+    SUBJECTS,
+)
 
 SUBJECT, COLOUR, STYLE, BACKGROUND, COUNT, SECOND, IDEA = COLUMNS = range(7)
 UNSAID = -1
-ATTRIBUTES = ("subject", "colour", "style", "background", "count")  # what the eye is scored on
 
 SUBJECT_NAMES, COLOUR_NAMES, STYLE_NAMES, BACKGROUND_NAMES, IDEA_NAMES = (
     tuple(t) for t in (SUBJECTS, COLOURS, STYLES, BACKGROUNDS, IDEAS)
 )
+VALUES = {  # what the eye is scored on: attribute → its column, its values in their codes' order
+    "subject": (SUBJECT, SUBJECT_NAMES), "colour": (COLOUR, COLOUR_NAMES),
+    "style": (STYLE, STYLE_NAMES), "background": (BACKGROUND, BACKGROUND_NAMES),
+    "count": (COUNT, tuple(COUNTS)),
+}  # fmt: skip
+ATTRIBUTES = tuple(VALUES)
 HELD_OUT_SEED = 2025
 HELD_OUT_SHARE = 0.10
 SECOND_SHARE = 0.12  # of sampled scenes with one subject, how many get a second one
@@ -101,6 +114,12 @@ def _code(word: str | int | None, names: tuple, what: str) -> int:
     if word not in names:
         raise ValueError(f"unknown {what} {word!r}; expected one of: {', '.join(map(str, names))}")
     return names.index(word)
+
+
+def shows_colour(scenes: np.ndarray) -> np.ndarray:
+    """Whether the style of each scene lets a subject's colour be seen, bool, from `[..., 7]`."""
+    hiding = [STYLE_NAMES.index(style) for style in STYLES_WITHOUT_COLOUR]
+    return ~np.isin(scenes[..., STYLE], hiding)
 
 
 @cache

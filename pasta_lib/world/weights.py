@@ -13,8 +13,7 @@ from pathlib import Path
 WORLD_DIR = Path(__file__).resolve().parents[2] / "data" / "world"
 MANIFEST = "manifest.json"
 MEASURED = "evaluation.json"
-NOT_LOADED = (".md", ".csv", ".tmp")
-LOGS = "logs"
+UNFINISHED = ".tmp"
 
 
 class WeightsError(RuntimeError):
@@ -39,29 +38,23 @@ def read_manifest(world_dir: Path = WORLD_DIR) -> dict[str, str]:
         ) from error
 
 
-def write_manifest(
-    names: Sequence[str] | None = None, world_dir: Path = WORLD_DIR
-) -> dict[str, str]:
+def write_manifest(names: Sequence[str], world_dir: Path = WORLD_DIR) -> dict[str, str]:
     """Digest the files that one maker wrote, and keep what the manifest says of all others.
 
     `names`: files, or folders that stand for all in them, relative to `world_dir`; entries below
-    them whose files are gone are dropped. None: every file, whoever wrote it. Notes, logs,
-    measurements and unfinished files are left out. Raises WeightsError for a name without a file.
+    them whose files are gone are dropped. Raises WeightsError for a name without a file.
     """
     world_dir = Path(world_dir)
-    known = {}
-    if names is not None and (world_dir / MANIFEST).exists():
-        known = {k: v for k, v in read_manifest(world_dir).items() if not _below(k, names)}
-    files = (p for p in sorted(world_dir.rglob("*")) if p.is_file() and p.parent.name != LOGS)
-    loaded = (p for p in files if p.suffix not in NOT_LOADED and p.name not in (MANIFEST, MEASURED))
-    written = {p.relative_to(world_dir).as_posix(): p for p in loaded}
-    if names is not None:
-        written = {k: p for k, p in written.items() if _below(k, names)}
-        for name in names:
-            if not any(_below(k, [name]) for k in written):
-                raise WeightsError(f"{world_dir / name} does not exist: its maker wrote nothing")
-    digests = dict(sorted((known | {k: sha256(p) for k, p in written.items()}).items()))
-    write_atomically(world_dir / MANIFEST, json.dumps(digests, indent=1).encode() + b"\n")
+    known = read_manifest(world_dir) if (world_dir / MANIFEST).exists() else {}
+    digests = {k: v for k, v in known.items() if not _below(k, names)}
+    for name in names:
+        path = world_dir / name
+        files = [p for p in (path, *path.rglob("*")) if p.is_file() and p.suffix != UNFINISHED]
+        if not files:
+            raise WeightsError(f"{path} does not exist: its maker wrote nothing")
+        digests |= {p.relative_to(world_dir).as_posix(): sha256(p) for p in files}
+    content = json.dumps(dict(sorted(digests.items())), indent=1)
+    write_atomically(world_dir / MANIFEST, content.encode() + b"\n")
     return digests
 
 
@@ -96,6 +89,6 @@ def require(name: str, world_dir: Path = WORLD_DIR) -> Path:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write beside the target, then rename, so that no reader ever sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(path.name + UNFINISHED)
     temporary.write_bytes(content)
     os.replace(temporary, path)
