@@ -4,20 +4,28 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers.models.embeddings import get_timestep_embedding
+from torch import nn
+from torch.distributions import Normal
 
 from pasta_lib.world.denoiser import PatchTransformer
+from pasta_lib.world.sketch import moved
 
 
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    model = PatchTransformer(
-        sample_size=4, in_channels=6, text_width=8, width=16, layers=2, heads=2
-    ).eval()
-    with torch.no_grad():  # nothing may stay zero
+    model = small()
+    with torch.no_grad():  # nothing may stay zero, and prompts shall have several meanings
         for weight in model.parameters():
             weight.add_(0.1 * torch.randn_like(weight))
+        model.sketch.meanings.things.normal_()
+        model.sketch.meanings.logits.weight.mul_(4)
     return model
+
+
+def small():
+    sizes = dict(sample_size=4, in_channels=6, text_width=8, readings=(2, 3), width=16, heads=2)
+    return PatchTransformer(**sizes).eval()
 
 
 def inputs(batch=3):
@@ -32,10 +40,8 @@ def by_hand(m, noisy, times, text):
     for x, t, states in zip(noisy, times, text, strict=True):
         wave = get_timestep_embedding(t[None], 16, flip_sin_to_cos=True, downscale_freq_shift=0)
         c = m.time.linear_2(F.silu(m.time.linear_1(wave))) + m.text(states[-1:])
-        h = F.silu(m.sketch[2](F.silu(m.sketch[0](states[-1]))))
-        around = F.unfold(m.sketch[4](h).view(1, 6, 4, 4), 3, padding=1)[0].T
-        sketch = around @ m.project_sketch.weight.flatten(1).T
-        x = m.project_in(x.reshape(6, 16).T) + sketch + m.position
+        guess = guess_by_hand(m, x, t, states[-1], *m.certainty(c - m.text(states[-1:]))[0].exp())
+        x = m.project_in(torch.cat([x, guess]).reshape(12, 16).T) + m.position
         for block in m.blocks:
             parts = block.norm.linear(F.silu(c)).view(6, 16)
             shift, scale, gate, shift_ff, scale_ff, gate_ff = parts
@@ -50,8 +56,49 @@ def by_hand(m, noisy, times, text):
             x = x + gate_ff * block.ff[2](F.relu(block.ff[0](h)))
         scale, shift = m.norm_out.linear(F.silu(c)).view(2, 16)
         x = m.project_out(F.layer_norm(x, (16,), eps=1e-6) * (1 + scale) + shift)
-        out.append(x.T.reshape(6, 4, 4))
+        out.append(guess + x.T.reshape(6, 4, 4))
     return torch.stack(out)
+
+
+def guess_by_hand(m, x, t, words, linear, square):
+    """Every meaning, every place, one after the other."""
+    weights, sketches = [], []
+    chances = m.sketch.meanings.logits(words).softmax(0)
+    kept = [k for k, p in enumerate(chances) if p >= min(0.02, chances.max())]
+    for k in kept:
+        meant = words if k == 0 else m.sketch.meanings.things[k - 1]
+        ground, subjects = sketch_by_hand(m.sketch, x, t, words, meant)
+        for down in (0, 1):
+            for right in (0, 1):
+                still = F.pad(subjects, (1, 0, 1, 0))
+                moved_there = still[:, 1 - down :, 1 - right :][:, :4, :4]
+                sketch = ground + moved_there
+                fit = linear * (x * sketch).sum() - square * (sketch * sketch).sum() / 2
+                weights.append(chances[k].log() + fit)
+                sketches.append(sketch)
+    assert len(kept) > 1
+    weights = torch.stack(weights).softmax(0)
+    return sum(w * s for w, s in zip(weights, sketches, strict=True))
+
+
+def sketch_by_hand(sketch, x, t, words, meant):
+    d, s = sketch.draw, sketch.style
+    drawing = d[4](F.silu(d[2](F.silu(d[0](meant))))).view(6, 4, 4)
+    wave = get_timestep_embedding(t[None], 64, flip_sin_to_cos=True, downscale_freq_shift=0)[0]
+    reading = s.read(words)
+    said = torch.cat([reading[:2].softmax(0), reading[2:].softmax(0)])
+    look = torch.einsum("oc,chw->ohw", s.glance[0].weight[:, :, 0, 0], x)
+    look = (look + s.glance[0].bias[:, None, None]).flatten()
+    code = said + s.guess[2](F.silu(s.guess[0](torch.cat([look, wave, said]))))
+    m1, b1, m2, b2 = s.modulate[2](F.silu(s.modulate[0](code))).view(4, -1, 1, 1)
+    h = F.silu(
+        F.conv2d(drawing[None], s.around.weight, s.around.bias, padding=1)[0] * (1 + m1) + b1
+    )
+    h = F.silu(F.conv2d(h[None], s.mix.weight, s.mix.bias)[0] * (1 + m2) + b2)
+    subjects = F.conv2d(h[None], s.out.weight, s.out.bias)[0]
+    g = s.ground
+    ground = g[4](F.silu(g[2](F.silu(g[0](code))))).view(6, 4, 4)
+    return ground, subjects
 
 
 @torch.no_grad()
@@ -90,9 +137,43 @@ def test_place_time_and_caption_matter_and_the_order_of_pictures_does_not(model)
 
 
 def test_untrained_it_predicts_the_same_for_every_caption(model):
-    fresh = PatchTransformer(sample_size=4, in_channels=6, text_width=8, width=16, heads=2)
+    fresh = small()
+    for part in (fresh.sketch.style.out, fresh.sketch.style.ground[4]):
+        nn.init.zeros_(part.weight)  # no sketch: what is left is the transformer
+        nn.init.zeros_(part.bias)
     noisy, times, text = inputs()
     assert torch.equal(fresh(noisy, times, text).sample, fresh(noisy, times, -text).sample)
+
+
+@torch.no_grad()
+def test_the_guess_is_the_mean_given_the_noisy_picture(model):
+    """Bayes' rule, with torch's normal distribution: two prompts with three and one meanings."""
+    generator = torch.Generator().manual_seed(2)
+    alpha, sigma = 0.4, 1.3
+    sketches = torch.randn(4, 4, 6, 4, 4, generator=generator)
+    rows, prior = torch.tensor([1, 0, 1, 1]), torch.tensor([0.5, 1.0, 0.2, 0.3])
+    sample = alpha * sketches[[1, 2], [3, 0]] + sigma * torch.randn(2, 6, 4, 4, generator=generator)
+    wants = []
+    for b in (0, 1):
+        own = sketches[rows == b].flatten(0, 1)
+        likely = Normal(alpha * own, sigma).log_prob(sample[b]).sum((1, 2, 3))
+        weight = (likely + prior[rows == b].log().repeat_interleave(4)).softmax(0)
+        wants.append(torch.einsum("n,nchw->chw", weight, own))
+    fresh = small()
+    nn.init.zeros_(fresh.certainty.weight)
+    fresh.certainty.bias.copy_(torch.tensor([alpha / sigma**2, alpha**2 / sigma**2]).log())
+    guess = fresh.match(sample, torch.zeros(2, 16), rows, prior.log(), sketches)
+    assert torch.allclose(guess, torch.stack(wants), atol=1e-4)
+
+
+def test_moved_by_one_cell():
+    x = torch.arange(1.0, 7.0).view(1, 1, 2, 3)
+    assert moved(x)[0, :, 0].tolist() == [
+        [[1, 2, 3], [4, 5, 6]],
+        [[0, 1, 2], [0, 4, 5]],
+        [[0, 0, 0], [1, 2, 3]],
+        [[0, 0, 0], [0, 1, 2]],
+    ]
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from common import Pool, TrainConfig, fit, step_rng  # noqa: E402
 from make_clip import ClipConfig, _Loss, near_misses  # noqa: E402
 from make_denoiser import DenoiserConfig  # noqa: E402
 from make_eye import estrange, targets, wear  # noqa: E402
-from make_sketch import plain  # noqa: E402
+from make_sketch import Lessons, learn_meanings, plain  # noqa: E402
 from make_text_encoder import build, token_ids  # noqa: E402
 from make_tokenizer import learn  # noqa: E402
 
@@ -34,6 +34,7 @@ from pasta_lib.world.scenes import (  # noqa: E402
     BACKGROUND,
     COLOUR,
     COUNT,
+    IDEA,
     SECOND,
     STYLE,
     STYLE_NAMES,
@@ -41,6 +42,7 @@ from pasta_lib.world.scenes import (  # noqa: E402
     is_held_out,
     sample_scenes,
 )
+from pasta_lib.world.sketch import Meanings  # noqa: E402
 from pasta_lib.world.weights import WORLD_DIR  # noqa: E402
 
 quiet = pytest.mark.filterwarnings("ignore")
@@ -201,6 +203,60 @@ def test_plain_scenes_keep_their_subjects_and_stay_in_training():
     again = drawn.copy()
     again[:, [STYLE, BACKGROUND]] = 0
     assert is_held_out(again[~usual]).all()  # only where it must be otherwise
+
+
+def test_plain_scenes_forget_the_idea_they_stood_for():
+    drawn = plain(np.array([[3, 0, 2, 4, 1, -1, 7]]))
+    assert drawn[0, IDEA] == -1
+    assert drawn[0, SUBJECT] == 3
+
+
+def _lessons(n=4000):
+    """Two ideas: the first means the thing P (.7) or Q (.3), the second R; and concrete prompts."""
+    rng = np.random.default_rng(0)
+    kind = rng.choice(4, n, p=[0.35, 0.15, 0.3, 0.2])  # 1st as P, 1st as Q, 2nd as R, concrete
+    states = torch.eye(8)[torch.tensor([0, 0, 1, 2])[kind]] * 4  # what is said
+    states[kind == 3] = torch.randn(8) + torch.randn(int((kind == 3).sum()), 8) * 0.3
+    things = torch.eye(8)[torch.tensor([4, 5, 6, 7])[kind]] * 5 + torch.randn(n, 8) * 0.05
+    said = torch.stack([states + 0.05 * torch.randn(n, 8) for _ in range(2)])
+    return Lessons(
+        torch.from_numpy(kind != 3), said, things, torch.zeros(1, 8) - 3, None, None, None
+    )
+
+
+def test_meanings_are_what_the_ideas_stood_for():
+    torch.manual_seed(0)
+    taught = _lessons()
+    meanings = Meanings(8, size=3)
+    with torch.no_grad():
+        learn_meanings(meanings, taught, 0)
+        prompts = torch.stack(
+            [torch.eye(8)[0] * 4, torch.eye(8)[1] * 4, taught.said[0][~taught.abstract][0]]
+        )
+        rows, meant, log_weight = meanings(torch.cat([prompts, taught.silence]))
+    known = {tuple(row) for row in taught.meant.tolist()}
+    assert all(tuple(row) in known for row in meanings.things.tolist())  # real states, no means
+    found = {
+        (int(row), int(thing.argmax())): float(weight)
+        for row, thing, weight in zip(rows, meant, log_weight.exp(), strict=True)
+        if row < 2
+    }
+    assert found == pytest.approx({(0, 4): 0.7, (0, 5): 0.3, (1, 6): 1.0}, abs=0.03)
+    assert torch.equal(meant[rows == 2], prompts[2:])  # concrete: itself
+    assert torch.equal(meant[rows == 3], taught.silence)
+
+
+def test_concrete_prompts_are_taught_as_said_and_abstract_ones_as_meant():
+    taught = _lessons(500)
+    rows = np.arange(500)
+    said, meant = taught.words(rows, np.random.default_rng(0), drop=0)
+    assert any(torch.equal(said, wording) for wording in taught.said)
+    assert torch.equal(meant[taught.abstract], taught.meant[taught.abstract])
+    assert torch.equal(meant[~taught.abstract], said[~taught.abstract])
+    said, meant = taught.words(rows, np.random.default_rng(0), drop=0.2)
+    empty = (said == taught.silence).all(1)
+    assert empty.float().mean().item() == pytest.approx(0.2, abs=0.06)
+    assert torch.equal(meant[empty], said[empty])
 
 
 def test_tokenizer_ends_with_the_highest_id_and_knows_every_byte():

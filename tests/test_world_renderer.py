@@ -40,14 +40,17 @@ def test_a_picture_does_not_depend_on_its_neighbours():
     assert (together[3] - among_others[3]).abs().max() < 1e-5
 
 
-def test_in_place_subjects_stand_where_they_stood():
+def test_moves_say_where_subjects_stand_by_eight_pixels():
     scenes = to_array([Scene("fox", style="flat", background="white")] * 20)
     moving = render(scenes, torch.Generator().manual_seed(5))
-    still = render(scenes, torch.Generator().manual_seed(5), in_place=True)
     colourful = lambda x: (x.amax(1) - x.amin(1) > 0.3).float()  # noqa: E731 - the fox, not paper
     assert len(colourful(moving).unique(dim=0)) == 4
-    assert len(colourful(still).unique(dim=0)) == 1
-    assert any(torch.equal(colourful(still)[0], place) for place in colourful(moving))
+    moves = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]])
+    four = colourful(render(scenes[:4], torch.Generator().manual_seed(5), moves=moves))
+    assert torch.equal(four[0, :, :-8], four[1, :, 8:])  # to the right
+    assert torch.equal(four[0, :-8], four[2, 8:])  # down
+    assert torch.equal(four[0, :-8, :-8], four[3, 8:, 8:])
+    assert all(any(torch.equal(f, place) for place in colourful(moving)) for f in four)
 
 
 def test_unresolved_scenes_are_refused():

@@ -21,6 +21,7 @@ from common import Pool, PoolConfig, TrainConfig, batches, configure, fit, load_
 from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
 from make_text_encoder import token_ids
 from safetensors.torch import load_file
+from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from pasta_lib.world import captions
@@ -53,7 +54,7 @@ class DenoiserConfig(TrainConfig):
     muon: float = 0.02
     warmup: int = 50
     reader: str = "/tmp/pasta-train/text_encoder/model"  # what make_text_encoder.py wrote
-    sketch: str = "/tmp/pasta-train/sketch/model.safetensors"  # and make_sketch.py
+    sketch: str = "/tmp/pasta-train/styling/model.safetensors"  # and make_styling.py
     drop_caption: float = 0.1  # share of empty captions, for classifier-free guidance
     checkpoint_every: int = 250
     folder: str = "/tmp/pasta-train/denoiser"
@@ -71,6 +72,11 @@ def pool_latents(pool: Pool, config: PoolConfig, vae: PatchAutoencoder, device: 
             out[rows] = to_latents(pool.batch(rows, device), vae).cpu().numpy()
         np.save(path, out)
     return np.load(path)
+
+
+def draw_timesteps(n: int, generator: torch.Generator) -> Tensor:
+    """More often high noise than low: what the picture shows is decided there. int64 `[n]`"""
+    return (1000 * torch.rand(n, generator=generator).sqrt()).long()
 
 
 class _Loss:
@@ -92,8 +98,7 @@ class _Loss:
         with torch.no_grad():
             text = self.text_encoder(ids).last_hidden_state
         noise = torch.randn(clean.shape, generator=generator).to(device)
-        # More often high noise than low: what the picture shows is decided there.
-        timesteps = (1000 * torch.rand(len(rows), generator=generator).sqrt()).long().to(device)
+        timesteps = draw_timesteps(len(rows), generator).to(device)
         noisy = self.noise.add_noise(clean, noise, timesteps)
         guess = model(noisy, timesteps, text).sample
         error = F.mse_loss(guess, clean, reduction="none").mean((1, 2, 3))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from common import TrainConfig, configure, fit, save_half
+from common import TrainConfig, configure, fit, save_half, save_tensors
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -30,10 +30,11 @@ VALUES = tuple(map(len, (SUBJECTS, COLOURS, STYLES, BACKGROUNDS, COUNTS, SUBJECT
 class TextConfig(TrainConfig):
     """Training of the text encoder on its own."""
 
-    steps: int = 600
+    steps: int = 2400
     batch_size: int = 128
     lr: float = 1e-3
     ema: float = 0.99
+    weight_decay: float = 0.1
     checkpoint_every: int = 200
     folder: str = "/tmp/pasta-train/text_encoder"
     curve: str = str(WORLD_DIR / "logs" / "text_encoder.csv")
@@ -92,6 +93,7 @@ def main() -> None:
     reader = fit(reader, loss_function, config)
     if reader is None:
         return
+    save_tensors(reader.heads.state_dict(), Path(config.folder) / "heads.safetensors")
     save_half(reader.encoder, Path(config.folder) / "model")
 
 

@@ -45,12 +45,16 @@ SHIFT = 4 / IMAGE_SIZE
 
 
 def render(
-    scenes: np.ndarray, generator: torch.Generator, device: str = "cpu", in_place: bool = False
+    scenes: np.ndarray,
+    generator: torch.Generator,
+    device: str = "cpu",
+    moves: Tensor | None = None,
 ) -> Tensor:
     """Pictures of *resolved* scenes.
 
     `scenes`: int `[B, 7]`, see `scenes.resolve`; `generator`: a CPU generator, so that a seed
-    means the same picture on every device; `in_place`: subjects always stand in the same place.
+    means the same picture on every device; `moves`: 0 or 1 `[B, 2]`, whether the subjects stand
+    right and low, else left and high (8 pixels apart); drawn where not given.
     Returns float `[B, 3, 64, 64]` in 0..1.
     Raises ValueError where subject, colour, style, background or count is unsaid.
     """
@@ -60,7 +64,8 @@ def render(
     random = torch.rand(len(scenes), 64, generator=generator).to(device)
     noise = torch.randn(len(scenes), 1, IMAGE_SIZE, IMAGE_SIZE, generator=generator).to(device)
     ground = _backgrounds(scenes[:, BACKGROUND], random[:, :24])
-    layer = _subjects(scenes, torch.zeros_like(random) if in_place else random[:, 24:48])
+    moves = random[:, 24:26] >= 0.5 if moves is None else moves.to(device)
+    layer = _subjects(scenes, moves.float())
     pictures = torch.empty_like(ground)
     for code, paint in enumerate(_STYLE_FUNCTIONS.values()):
         rows = scenes[:, STYLE] == code
@@ -107,13 +112,13 @@ def _tint(rgb: Tensor, alpha: Tensor, tint: tuple[float, float, float]) -> Tenso
     return torch.where(shade < 0.58, dark, pale)
 
 
-def _subjects(scenes: Tensor, random: Tensor) -> Tensor:
+def _subjects(scenes: Tensor, moves: Tensor) -> Tensor:
     """The sprites of each scene on nothing, float `[B, 4, 64, 64]`, alpha premultiplied."""
     device = scenes.device
     bank = sprites(str(device))
     layer = torch.zeros(len(scenes), 4, IMAGE_SIZE, IMAGE_SIZE, device=device)
     layout = torch.where(scenes[:, SECOND] >= 0, 5, scenes[:, COUNT])
-    shift = torch.where(random[:, :2] < 0.5, -SHIFT, SHIFT)
+    shift = (2 * moves - 1) * SHIFT
     for slot in range(4):
         table = torch.tensor(
             [[0, 0, 0]] + [(SLOTS[k] + ((0, 0, 0),) * 4)[slot] for k in range(1, 6)]
