@@ -3,11 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers import DDPMScheduler
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import nn
 from torch.distributions import Normal
 
-from pasta_lib.world.denoiser import PatchTransformer
+from pasta_lib.world.denoiser import SCHEDULE, PatchTransformer, believe, match
 from pasta_lib.world.sketch import moved
 
 
@@ -19,6 +20,7 @@ def model():
         for weight in model.parameters():
             weight.add_(0.1 * torch.randn_like(weight))
         model.sketch.meanings.things.normal_()
+        model.sketch.spread.uniform_(0.2, 0.8)
         model.sketch.meanings.logits.weight.mul_(4)
     return model
 
@@ -40,7 +42,12 @@ def by_hand(m, noisy, times, text):
     for x, t, states in zip(noisy, times, text, strict=True):
         wave = get_timestep_embedding(t[None], 16, flip_sin_to_cos=True, downscale_freq_shift=0)
         c = m.time.linear_2(F.silu(m.time.linear_1(wave))) + m.text(states[-1:])
-        guess = guess_by_hand(m, x, t, states[-1], *m.certainty(c - m.text(states[-1:]))[0].exp())
+        signal = DDPMScheduler(**SCHEDULE).alphas_cumprod[t]
+        alpha, spread = signal.sqrt(), m.sketch.spread.view(-1, 1, 1)
+        guess = guess_by_hand(m, x, t, states[-1], signal)
+        # clean = guess + error; noisy = alpha * clean + noise: precisions add up
+        precision = 1 / spread + signal / (1 - signal)
+        mean = (guess / spread + alpha * x / (1 - signal)) / precision
         x = m.project_in(torch.cat([x, guess]).reshape(12, 16).T) + m.position
         for block in m.blocks:
             parts = block.norm.linear(F.silu(c)).view(6, 16)
@@ -56,11 +63,11 @@ def by_hand(m, noisy, times, text):
             x = x + gate_ff * block.ff[2](F.relu(block.ff[0](h)))
         scale, shift = m.norm_out.linear(F.silu(c)).view(2, 16)
         x = m.project_out(F.layer_norm(x, (16,), eps=1e-6) * (1 + scale) + shift)
-        out.append(guess + x.T.reshape(6, 4, 4))
+        out.append(mean + x.T.reshape(6, 4, 4) / precision.sqrt())
     return torch.stack(out)
 
 
-def guess_by_hand(m, x, t, words, linear, square):
+def guess_by_hand(m, x, t, words, signal):
     """Every meaning, every place, one after the other."""
     weights, sketches = [], []
     chances = m.sketch.meanings.logits(words).softmax(0)
@@ -73,8 +80,9 @@ def guess_by_hand(m, x, t, words, linear, square):
                 still = F.pad(subjects, (1, 0, 1, 0))
                 moved_there = still[:, 1 - down :, 1 - right :][:, :4, :4]
                 sketch = ground + moved_there
-                fit = linear * (x * sketch).sum() - square * (sketch * sketch).sum() / 2
-                weights.append(chances[k].log() + fit)
+                variance = 1 - signal + signal * m.sketch.spread.view(-1, 1, 1)
+                likely = Normal(signal.sqrt() * sketch, variance.sqrt()).log_prob(x).sum()
+                weights.append(chances[k].log() + likely)
                 sketches.append(sketch)
     assert len(kept) > 1
     weights = torch.stack(weights).softmax(0)
@@ -145,25 +153,38 @@ def test_untrained_it_predicts_the_same_for_every_caption(model):
     assert torch.equal(fresh(noisy, times, text).sample, fresh(noisy, times, -text).sample)
 
 
-@torch.no_grad()
-def test_the_guess_is_the_mean_given_the_noisy_picture(model):
+def test_the_guess_is_the_mean_given_the_noisy_picture():
     """Bayes' rule, with torch's normal distribution: two prompts with three and one meanings."""
     generator = torch.Generator().manual_seed(2)
-    alpha, sigma = 0.4, 1.3
-    sketches = torch.randn(4, 4, 6, 4, 4, generator=generator)
+    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    spread, signal = torch.tensor([0.1, 0.4, 0.7]), torch.tensor([0.2, 0.05]).view(2, 1, 1, 1)
+    error = (signal * spread.view(-1, 1, 1) + 1 - signal).sqrt()
+    sketches = draw(4, 4, 3, 2, 2)
     rows, prior = torch.tensor([1, 0, 1, 1]), torch.tensor([0.5, 1.0, 0.2, 0.3])
-    sample = alpha * sketches[[1, 2], [3, 0]] + sigma * torch.randn(2, 6, 4, 4, generator=generator)
+    sample = signal.sqrt() * sketches[[1, 2], [3, 0]] + error * draw(2, 3, 2, 2)
     wants = []
     for b in (0, 1):
         own = sketches[rows == b].flatten(0, 1)
-        likely = Normal(alpha * own, sigma).log_prob(sample[b]).sum((1, 2, 3))
+        likely = Normal(signal[b].sqrt() * own, error[b]).log_prob(sample[b]).sum((1, 2, 3))
         weight = (likely + prior[rows == b].log().repeat_interleave(4)).softmax(0)
+        assert 0.2 < weight.max() < 0.999  # a test of a foregone conclusion would show little
         wants.append(torch.einsum("n,nchw->chw", weight, own))
-    fresh = small()
-    nn.init.zeros_(fresh.certainty.weight)
-    fresh.certainty.bias.copy_(torch.tensor([alpha / sigma**2, alpha**2 / sigma**2]).log())
-    guess = fresh.match(sample, torch.zeros(2, 16), rows, prior.log(), sketches)
-    assert torch.allclose(guess, torch.stack(wants), atol=1e-4)
+    guess = match(sample, signal, spread, rows, prior.log(), sketches)
+    assert torch.allclose(guess, torch.stack(wants), atol=1e-5)
+
+
+def test_belief_is_that_of_joint_gaussians():
+    """Condition the joint distribution of (clean, noisy) by its covariance, channel by channel."""
+    spread, signal = torch.tensor([0.1, 0.9]), torch.tensor([1e-6, 0.3, 0.97]).view(3, 1, 1, 1)
+    sample, guess = torch.randn(3, 2, 2, 2), torch.randn(3, 2, 2, 2)
+    mean, deviation = believe(sample, signal, spread, guess)
+    for b, share in enumerate(signal.flatten().tolist()):
+        for c, r in enumerate(spread.tolist()):
+            covariance, variance = share**0.5 * r, share * r + 1 - share
+            want = guess[b, c] + covariance / variance * (sample[b, c] - share**0.5 * guess[b, c])
+            assert torch.allclose(mean[b, c], want, atol=1e-5)
+            left = r - covariance**2 / variance
+            assert deviation[b, c].item() == pytest.approx(left**0.5, abs=1e-5)
 
 
 def test_moved_by_one_cell():

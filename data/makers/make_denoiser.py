@@ -26,21 +26,12 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from pasta_lib.world import captions
 from pasta_lib.world.autoencoder import PatchAutoencoder
-from pasta_lib.world.denoiser import PatchTransformer
+from pasta_lib.world.denoiser import SCHEDULE, PatchTransformer
 from pasta_lib.world.scenes import from_array
 from pasta_lib.world.weights import WORLD_DIR, require, write_atomically, write_manifest
 
 PIPELINE = WORLD_DIR / "text_to_image"
 MADE = ("model_index.json", "scheduler", "text_encoder", "unet")  # the rest has its own maker
-NOISE = dict(
-    num_train_timesteps=1000,
-    beta_schedule="squaredcos_cap_v2",
-    prediction_type="sample",  # 64 numbers a token: naming the noise would fill a narrow network
-    rescale_betas_zero_snr=True,  # sampling starts from pure noise, so training must see it
-    timestep_spacing="trailing",
-    clip_sample=False,
-    steps_offset=1,
-)
 
 
 @dataclass(frozen=True)
@@ -83,7 +74,7 @@ class _Loss:
     def __init__(self, pool: Pool, latents: np.ndarray, tokenizer, text_encoder, config) -> None:
         self.scenes, self.latents = from_array(pool.said), latents
         self.tokenizer, self.text_encoder, self.config = tokenizer, text_encoder, config
-        self.noise = DDPMScheduler(**NOISE)
+        self.noise = DDPMScheduler(**SCHEDULE)
 
     def __call__(self, model, rng, generator):
         device = next(model.parameters()).device
@@ -115,7 +106,7 @@ def assemble(
     """Write the pipeline's folder in fp16."""
     pipeline = StableDiffusionPipeline(
         vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet,
-        scheduler=DDIMScheduler(**NOISE), safety_checker=None, feature_extractor=None,
+        scheduler=DDIMScheduler(**SCHEDULE), safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,
     )  # fmt: skip
     kept = {path: path.read_bytes() for path in (out / "tokenizer").glob("*")}

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from common import TrainConfig, configure, fit, save_tensors
+from common import TrainConfig, configure, fit, save_tensors, step_rng
 from diffusers import DDPMScheduler
-from make_denoiser import NOISE, draw_timesteps
+from make_denoiser import draw_timesteps
 from make_sketch import SketchConfig, lessons
 from make_text_encoder import VALUES
 from safetensors.torch import load_file
 
+from pasta_lib.world.denoiser import SCHEDULE
 from pasta_lib.world.scenes import BACKGROUND, STYLE
 from pasta_lib.world.sketch import Sketch, moved
 from pasta_lib.world.weights import WORLD_DIR
@@ -44,7 +44,7 @@ def main() -> None:
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     taught = lessons(SketchConfig(reader=config.reader, folder=config.sketch, seed=config.seed))
-    noise = DDPMScheduler(**NOISE)
+    noise = DDPMScheduler(**SCHEDULE)
     width, channels, side = taught.said.shape[-1], *taught.plain.shape[1:3]
     read = [VALUES[column] + 1 for column in (STYLE, BACKGROUND)]
     sketch = Sketch(width, side, channels, tuple(read))
@@ -56,7 +56,8 @@ def main() -> None:
         weight.copy_(torch.cat([parts[STYLE], parts[BACKGROUND]]))
     sketch.style.requires_grad_(True).read.requires_grad_(False)
 
-    def loss_function(model, rng, generator):
+    def errors(model, rng, generator):
+        """What sketches in the right place differ from pictures, `[B, C, H, W]`."""
         device = next(model.parameters()).device
         rows = rng.integers(len(taught.shown), size=config.batch_size)
         said, meant = (w.to(device) for w in taught.words(rows, rng, config.drop_caption))
@@ -69,10 +70,16 @@ def main() -> None:
             drawn = model.draw(meant)
         ground, subjects = model.style(drawn, said, noisy, timesteps)
         places = moved(subjects)[torch.arange(len(rows)), taught.places[rows]]
-        return F.mse_loss(ground + places, clean), {}
+        return ground + places - clean
+
+    def loss_function(model, rng, generator):
+        return errors(model, rng, generator).square().mean(), {}
 
     sketch = fit(sketch, loss_function, config)
     if sketch is not None:
+        with torch.no_grad():
+            draws = [errors(sketch, *step_rng(config.seed + 1, i)) for i in range(30)]
+            sketch.spread.copy_(torch.cat(draws).square().mean((0, 2, 3)))
         save_tensors(sketch.state_dict(), Path(config.folder) / "model.safetensors")
 
 

@@ -3,9 +3,9 @@
     python data/makers/make_text_encoder.py
 
 A small `transformers` CLIPTextModel that must name every attribute a caption says (and which it
-leaves open) from its last position. The denoiser then starts from features in which a fox is a fox
-in every wording, and goes on training the encoder: what is shipped is the encoder it ends with.
-A few minutes on one CPU core.
+leaves open) from its last position: a fox is a fox in every wording, and next to a style that it
+was never named with. Seven minutes on one CPU core; after two of them it reads .98 of the styles of
+unseen pairs, at the end all. Sketch and denoiser then read from it as it is.
 """
 
 from dataclasses import dataclass

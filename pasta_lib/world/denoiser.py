@@ -2,16 +2,21 @@
 
 The words give a few sketches of what the picture may show, and where (`pasta_lib.world.sketch`).
 The noisy picture says which of them it is: their mean, weighted by Bayes' rule for Gaussian noise,
-is the best guess that the sketches allow. A small transformer, one token a cell, adds what they do
-not know: stars and hills, grain, washes, and what the sketch got wrong. After Peebles & Xie (2023),
-"Scalable diffusion models with transformers": time and caption set scale, shift and gate of every
-block (adaLN-Zero). The rest is ours.
+is the best guess that the sketches allow, and what the noisy picture shows beside it is believed as
+far as noise allows. A small transformer, one token a cell, adds the rest: stars and hills, grain,
+washes, and what the sketch got wrong. Its blocks are those of Peebles & Xie (2023), "Scalable
+diffusion models with transformers": time and caption set scale, shift and gate (adaLN-Zero). Its
+output is scaled to what is left to find at each time, as in Karras et al. (2022), "Elucidating the
+design space of diffusion-based generative models", there around zero, here around the guess. The
+sketches and their matching are ours.
 It is called as `diffusers.UNet2DConditionModel` is, so pipelines and training scripts treat it as
 one.
 """
 
+from functools import cache
+
 import torch
-from diffusers import ConfigMixin, ModelMixin
+from diffusers import ConfigMixin, DDPMScheduler, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention_processor import Attention, AttnProcessor
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
@@ -21,11 +26,22 @@ from torch import Tensor, nn
 
 from pasta_lib.world.sketch import Sketch
 
+SCHEDULE = dict(  # of the noise, as `diffusers` schedulers take it
+    num_train_timesteps=1000,
+    beta_schedule="squaredcos_cap_v2",
+    prediction_type="sample",  # 64 numbers a token: naming the noise would fill a narrow network
+    rescale_betas_zero_snr=True,  # sampling starts from pure noise, so training must see it
+    timestep_spacing="trailing",
+    clip_sample=False,
+    steps_offset=1,
+)
+
 
 class PatchTransformer(ModelMixin, ConfigMixin):
     """Noisy latents `[B, C, H, W]`, times `[B]`, text states `[B, L, text_width]` → `[B, C, H, W]`.
 
-    Of the text it reads the last position: after causal attention that has seen every word.
+    Of the text it reads the last position: after causal attention that has seen every word. The
+    output is the clean picture, `prediction_type="sample"` of `SCHEDULE`.
     """
 
     @register_to_config
@@ -44,14 +60,12 @@ class PatchTransformer(ModelMixin, ConfigMixin):
         self.sketch = Sketch(text_width, sample_size, in_channels, tuple(readings))
         self.frequencies = Timesteps(width, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time = TimestepEmbedding(width, width)
-        self.certainty = nn.Linear(width, 2)
         self.text = nn.Linear(text_width, width)
         self.project_in = nn.Linear(2 * in_channels, width)
         self.position = nn.Parameter(0.5 * torch.randn(sample_size**2, width))
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.norm_out = AdaLayerNormContinuous(width, width, elementwise_affine=False, eps=1e-6)
         self.project_out = nn.Linear(width, in_channels)
-        nn.init.constant_(self.certainty.bias, -3.0)
         for norm in [block.norm for block in self.blocks]:  # adaLN-Zero: each block starts as 1
             nn.init.zeros_(norm.linear.weight)
             nn.init.zeros_(norm.linear.bias)
@@ -67,39 +81,68 @@ class PatchTransformer(ModelMixin, ConfigMixin):
         added_cond_kwargs: dict | None = None,
         return_dict: bool = True,
     ) -> UNet2DConditionOutput | tuple:
-        """The scheduler's prediction target for `sample`; the last three before `return_dict`
-        are there for the pipelines that pass them."""
+        """The clean picture; the last three before `return_dict` are there for the pipelines that
+        pass them."""
         timestep = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
-        time = self.time(self.frequencies(timestep).to(sample.dtype))
         words = encoder_hidden_states[:, -1]
-        guess = self.match(sample, time, *self.sketch(words, sample, timestep))
+        signal = _signal().to(sample)[timestep.long()].view(-1, 1, 1, 1)
+        guess = match(sample, signal, self.sketch.spread, *self.sketch(words, sample, timestep))
+        mean, deviation = believe(sample, signal, self.sketch.spread, guess)
         x = self.project_in(torch.cat([sample, guess], 1).flatten(2).mT) + self.position
-        condition = time + self.text(words)
+        condition = self.time(self.frequencies(timestep).to(sample.dtype)) + self.text(words)
         for block in self.blocks:
             x = block(x, condition)
         x = self.project_out(self.norm_out(x, condition)).mT.unflatten(2, sample.shape[2:])
-        return UNet2DConditionOutput(sample=guess + x) if return_dict else (guess + x,)
+        x = mean + deviation * x
+        return UNet2DConditionOutput(sample=x) if return_dict else (x,)
 
-    def match(
-        self, sample: Tensor, time: Tensor, rows: Tensor, log_weight: Tensor, sketches: Tensor
-    ) -> Tensor:
-        """The mean of each prompt's `sketches` `[N, 4, C, H, W]` given `sample`, `[B, C, H, W]`.
 
-        Under sample = α · sketch + Gaussian noise of variance s², a sketch's logarithmic weight
-        grows by (α · ⟨sample, sketch⟩ − α² · |sketch|² / 2) / s². As a sketch is not the picture,
-        s² holds more than the scheduler's noise: both factors are learnt for each time.
-        """
-        linear, square = self.certainty(time).exp()[rows].unbind(1)
-        inner = torch.einsum("nchw,nkchw->nk", sample[rows], sketches)
-        energy = sketches.square().sum((2, 3, 4)) / 2
-        fit = log_weight[:, None] + linear[:, None] * inner - square[:, None] * energy
-        best = torch.full_like(sample[:, 0, 0, 0], -torch.inf)
-        best = best.scatter_reduce(0, rows, fit.amax(1), "amax").detach()
-        weight = (fit - best[rows, None]).exp()
-        total = torch.zeros_like(best).index_add(0, rows, weight.sum(1))
-        weight = weight / total[rows, None]
-        mean = torch.einsum("nk,nkchw->nchw", weight, sketches)
-        return torch.zeros_like(sample).index_add(0, rows, mean)
+@cache
+def _signal() -> Tensor:
+    """Share of the signal in the variance of a noisy picture at every time, `[1000]`."""
+    return DDPMScheduler(**SCHEDULE).alphas_cumprod
+
+
+def match(
+    sample: Tensor,
+    signal: Tensor,
+    spread: Tensor,
+    rows: Tensor,
+    log_weight: Tensor,
+    sketches: Tensor,
+) -> Tensor:
+    """The mean of each prompt's sketches, given the noisy picture. `[B, C, H, W]`
+
+    A clean picture is a sketch plus Gaussian noise of variance `spread` `[C]` (not independent
+    from cell to cell, so this is surer than it should be); the noisy `sample` is √`signal` times
+    that plus noise of variance 1 − `signal` `[B, 1, 1, 1]`. Bayes' rule weighs the N sketched
+    meanings, of prior `log_weight` `[N]` and prompt `rows` `[N]`, in their places: `sketches`
+    `[N, 4, C, H, W]`.
+    """
+    variance = (1 - signal) + signal * spread.view(-1, 1, 1)
+    precision = (1 / variance)[rows]
+    root = signal.sqrt()[rows]
+    inner = torch.einsum("nchw,nkchw->nk", sample[rows] * precision * root, sketches)
+    energy = torch.einsum(
+        "nchw,nkchw->nk", (precision * signal[rows]).expand_as(sketches[:, 0]), sketches.square()
+    )
+    fit = log_weight[:, None] + inner - energy / 2
+    best = torch.full_like(sample[:, 0, 0, 0], -torch.inf)
+    best = best.scatter_reduce(0, rows, fit.amax(1), "amax")
+    weight = (fit - best[rows, None]).exp()
+    total = torch.zeros_like(best).index_add(0, rows, weight.sum(1))
+    mean = torch.einsum("nk,nkchw->nchw", weight / total[rows, None], sketches)
+    return torch.zeros_like(sample).index_add(0, rows, mean)
+
+
+def believe(sample: Tensor, signal: Tensor, spread: Tensor, guess: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the clean picture given `sample`, if it were `guess` plus
+    independent Gaussian noise of variance `spread`: the Kalman update. `[B, C, H, W]` and
+    `[B, C, 1, 1]`."""
+    spread = spread.view(-1, 1, 1)
+    variance = (1 - signal) + signal * spread
+    mean = guess + signal.sqrt() * spread / variance * (sample - signal.sqrt() * guess)
+    return mean, (spread * (1 - signal) / variance).sqrt()
 
 
 class Block(nn.Module):

@@ -31,6 +31,8 @@ class Sketch(nn.Module):
         self.meanings = Meanings(text_width)
         self.draw = drawing(text_width, side, channels)
         self.style = Styling(text_width, side, channels, readings)
+        # Variance of what pictures differ from their sketch, by channel.
+        self.register_buffer("spread", torch.ones(channels))
 
     def forward(self, words: Tensor, sample: Tensor, timestep: Tensor) -> tuple[Tensor, ...]:
         """`words` `[B, text_width]`, the noisy picture and its time → `rows` `[N]`, the prompt that
