@@ -24,7 +24,7 @@ from pasta_lib.generator import GeneratorConfig, generate, load_pipeline
 from pasta_lib.hub import SDXL
 from pasta_lib.world import captions
 from pasta_lib.world.autoencoder import PatchAutoencoder
-from pasta_lib.world.denoiser import PatchTransformer
+from pasta_lib.world.denoiser import SCHEDULE, PatchTransformer
 from pasta_lib.world.eye import load_eye
 from pasta_lib.world.scenes import from_array, sample_scenes
 from pasta_lib.world.weights import WORLD_DIR, WeightsError, require
@@ -79,14 +79,12 @@ def patch_folder(tmp_path_factory):
     text, tokenizer = tiny_text(CLIPTextModel, 16)
     unet = PatchTransformer(text_width=16, width=16, layers=1, heads=2)
     torch.nn.init.normal_(unet.project_out.weight)
+    unet.sketch.meanings.things.normal_()
+    unet.sketch.meanings.logits.weight.data.mul_(20)  # prompts with several meanings
     pipeline = StableDiffusionPipeline(
         vae=PatchAutoencoder.fit(torch.rand(40, 3, 64, 64) * 2 - 1), text_encoder=text,
         tokenizer=tokenizer, unet=unet, safety_checker=None, feature_extractor=None,
-        scheduler=DDIMScheduler(
-            prediction_type="v_prediction", timestep_spacing="trailing", steps_offset=1,
-            clip_sample=False,
-        ),
-        requires_safety_checker=False,
+        scheduler=DDIMScheduler(**SCHEDULE), requires_safety_checker=False,
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("patch")
     pipeline.save_pretrained(folder)

@@ -1,11 +1,12 @@
 """The miniature's denoiser: against the same computation written out, and as a UNet."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from diffusers.models.embeddings import get_timestep_embedding
-from torch import nn
 from torch.distributions import Normal
 
 from pasta_lib.world.denoiser import SCHEDULE, PatchTransformer, believe, match
@@ -134,8 +135,9 @@ def test_place_time_and_caption_matter_and_the_order_of_pictures_does_not(model)
     order = torch.tensor([2, 0, 1])
     ordered = model(noisy[order], times[order], text[order]).sample
     assert torch.allclose(ordered, base[order], atol=1e-5)
-    turned = model(noisy.flip(3), times, text).sample.flip(3)
-    assert (turned - base).abs().max() > 0.1  # without positions these would be equal
+    elsewhere = copy.deepcopy(model)
+    elsewhere.position.copy_(model.position.flip(0))
+    assert (elsewhere(noisy, times, text).sample - base).abs().max() > 1e-2
     assert (model(noisy, times - 5, text).sample - base).abs().max() > 1e-3
     early, late = text.clone(), text.clone()
     early[:, 0] += 1
@@ -144,13 +146,39 @@ def test_place_time_and_caption_matter_and_the_order_of_pictures_does_not(model)
     assert (model(noisy, times, late).sample - base).abs().max() > 1e-2
 
 
-def test_untrained_it_predicts_the_same_for_every_caption(model):
+@torch.no_grad()
+def test_untrained_it_says_what_bayes_rule_says_of_the_sketches():
     fresh = small()
-    for part in (fresh.sketch.style.out, fresh.sketch.style.ground[4]):
-        nn.init.zeros_(part.weight)  # no sketch: what is left is the transformer
-        nn.init.zeros_(part.bias)
     noisy, times, text = inputs()
-    assert torch.equal(fresh(noisy, times, text).sample, fresh(noisy, times, -text).sample)
+    signal = DDPMScheduler(**SCHEDULE).alphas_cumprod[times].view(-1, 1, 1, 1)
+    guess = match(noisy, signal, fresh.sketch.spread, *fresh.sketch(text[:, -1], noisy, times))
+    mean, _ = believe(noisy, signal, fresh.sketch.spread, guess)
+    assert torch.allclose(fresh(noisy, times, text).sample, mean, atol=1e-6)
+    assert guess.abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_half_precision_weighs_the_sketches_alike(model):
+    """Sketches so large that their energies would drown in sixteen bits."""
+    large = copy.deepcopy(model)
+    for part in (large.sketch.style.out, large.sketch.style.ground[4]):
+        part.weight.mul_(30)
+    noisy, _, text = inputs()
+    times = torch.tensor([700] * 3)
+    want = large(noisy, times, text).sample
+    got = large.bfloat16()(noisy.bfloat16(), times, text.bfloat16()).sample
+    assert got.dtype == torch.bfloat16
+    assert (got - want).abs().max() < 0.05 * want.abs().max()
+
+
+def test_it_trains_under_autocast(model):
+    tuned = copy.deepcopy(model).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        tuned(*inputs()).sample.square().mean().backward()
+    gradients = {name: p.grad for name, p in tuned.named_parameters()}
+    assert all(g is not None and g.isfinite().all() for g in gradients.values())
+    for through_match in ("sketch.draw.0.weight", "sketch.meanings.logits.weight"):
+        assert gradients[through_match].abs().max() > 0
 
 
 def test_the_guess_is_the_mean_given_the_noisy_picture():
@@ -174,17 +202,23 @@ def test_the_guess_is_the_mean_given_the_noisy_picture():
 
 
 def test_belief_is_that_of_joint_gaussians():
-    """Condition the joint distribution of (clean, noisy) by its covariance, channel by channel."""
+    """Mean and deviation of prior times likelihood on a fine grid of clean values."""
     spread, signal = torch.tensor([0.1, 0.9]), torch.tensor([1e-6, 0.3, 0.97]).view(3, 1, 1, 1)
-    sample, guess = torch.randn(3, 2, 2, 2), torch.randn(3, 2, 2, 2)
+    generator = torch.Generator().manual_seed(3)
+    sample, guess = (torch.randn(3, 2, 1, 1, generator=generator) for _ in range(2))
     mean, deviation = believe(sample, signal, spread, guess)
-    for b, share in enumerate(signal.flatten().tolist()):
-        for c, r in enumerate(spread.tolist()):
-            covariance, variance = share**0.5 * r, share * r + 1 - share
-            want = guess[b, c] + covariance / variance * (sample[b, c] - share**0.5 * guess[b, c])
-            assert torch.allclose(mean[b, c], want, atol=1e-5)
-            left = r - covariance**2 / variance
-            assert deviation[b, c].item() == pytest.approx(left**0.5, abs=1e-5)
+    clean = torch.linspace(-12, 12, 100_001, dtype=torch.float64)
+    for b, share in enumerate(signal.flatten().double()):
+        for c, variance in enumerate(spread.double()):
+            prior = Normal(guess[b, c].double(), variance.sqrt()).log_prob(clean)
+            likely = Normal(share.sqrt() * clean, (1 - share).sqrt()).log_prob(
+                sample[b, c].double()
+            )
+            weight = (prior + likely).flatten().softmax(0)
+            want = (weight * clean).sum()
+            assert mean[b, c].item() == pytest.approx(want.item(), abs=1e-4)
+            left = (weight * (clean - want).square()).sum().sqrt()
+            assert deviation[b, c].item() == pytest.approx(left.item(), abs=1e-4)
 
 
 def test_moved_by_one_cell():

@@ -6,11 +6,12 @@ import sys
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DDPMScheduler, DiffusionPipeline
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import nn
 from transformers import CLIPTokenizer
@@ -19,17 +20,18 @@ MAKERS = Path(__file__).resolve().parents[1] / "data" / "makers"
 sys.path.insert(0, str(MAKERS))  # the makers are scripts, not a package
 
 import make_denoiser  # noqa: E402
-from common import Pool, TrainConfig, fit, step_rng  # noqa: E402
+from common import Pool, TrainConfig, fit, step_rng, to_latents  # noqa: E402
 from make_clip import ClipConfig, _Loss, near_misses  # noqa: E402
 from make_denoiser import DenoiserConfig  # noqa: E402
 from make_eye import estrange, targets, wear  # noqa: E402
 from make_sketch import Lessons, learn_meanings, plain  # noqa: E402
-from make_text_encoder import build, token_ids  # noqa: E402
+from make_styling import StylingConfig, copy_readings, errors  # noqa: E402
+from make_text_encoder import VALUES, build, token_ids  # noqa: E402
 from make_tokenizer import learn  # noqa: E402
 
 from pasta_lib.world.autoencoder import PatchAutoencoder  # noqa: E402
-from pasta_lib.world.denoiser import PatchTransformer  # noqa: E402
-from pasta_lib.world.renderer import render_seeded  # noqa: E402
+from pasta_lib.world.denoiser import SCHEDULE, PatchTransformer  # noqa: E402
+from pasta_lib.world.renderer import render, render_seeded  # noqa: E402
 from pasta_lib.world.scenes import (  # noqa: E402
     BACKGROUND,
     COLOUR,
@@ -39,10 +41,13 @@ from pasta_lib.world.scenes import (  # noqa: E402
     STYLE,
     STYLE_NAMES,
     SUBJECT,
+    Scene,
     is_held_out,
     sample_scenes,
+    to_array,
 )
-from pasta_lib.world.sketch import Meanings  # noqa: E402
+from pasta_lib.world.sketch import Meanings, Sketch, Styling, moved  # noqa: E402
+from pasta_lib.world.vocabulary import BACKGROUNDS, STYLES  # noqa: E402
 from pasta_lib.world.weights import WORLD_DIR  # noqa: E402
 
 quiet = pytest.mark.filterwarnings("ignore")
@@ -58,7 +63,7 @@ class _Regression:
         return loss, {"double": 2 * loss.detach()}
 
 
-def _train(folder, **changes):
+def _train(folder, inputs=(), **changes):
     torch.manual_seed(0)
     blocks = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 4))
     model = nn.Sequential(OrderedDict(blocks=blocks))
@@ -67,7 +72,7 @@ def _train(folder, **changes):
         steps=60, lr=1e-2, warmup=5, ema=0.9, log_every=10, checkpoint_every=7,
         folder=str(folder), curve=str(curve),
     )  # fmt: skip
-    fitted = fit(model, _Regression(), replace(config, **changes))
+    fitted = fit(model, _Regression(), replace(config, **changes), inputs)
     state = None if fitted is None else fitted.state_dict()
     return state, curve.read_text() if curve.exists() else ""
 
@@ -102,6 +107,17 @@ def test_going_on_with_other_settings_is_said(tmp_path, capsys):
     card = json.loads((tmp_path / "curve.json").read_text())
     assert card["config"]["lr"] == 2e-2
     assert str(tmp_path) not in json.dumps(card)
+
+
+@quiet
+def test_a_checkpoint_trained_on_another_file_is_refused(tmp_path, capsys):
+    sketch = tmp_path / "sketch.safetensors"
+    sketch.write_bytes(b"one")
+    _train(tmp_path, inputs=[sketch], max_seconds=1e-9)
+    assert _train(tmp_path, inputs=[sketch], max_seconds=1e-9)[0] is None  # goes on
+    sketch.write_bytes(b"another")
+    with pytest.raises(ValueError, match=r"another sketch\.safetensors than is there now: move"):
+        _train(tmp_path, inputs=[sketch])
 
 
 @quiet
@@ -213,6 +229,7 @@ def test_plain_scenes_forget_the_idea_they_stood_for():
 
 def _lessons(n=4000):
     """Two ideas: the first means the thing P (.7) or Q (.3), the second R; and concrete prompts."""
+    torch.manual_seed(0)
     rng = np.random.default_rng(0)
     kind = rng.choice(4, n, p=[0.35, 0.15, 0.3, 0.2])  # 1st as P, 1st as Q, 2nd as R, concrete
     states = torch.eye(8)[torch.tensor([0, 0, 1, 2])[kind]] * 4  # what is said
@@ -225,7 +242,6 @@ def _lessons(n=4000):
 
 
 def test_meanings_are_what_the_ideas_stood_for():
-    torch.manual_seed(0)
     taught = _lessons()
     meanings = Meanings(8, size=3)
     with torch.no_grad():
@@ -257,6 +273,52 @@ def test_concrete_prompts_are_taught_as_said_and_abstract_ones_as_meant():
     empty = (said == taught.silence).all(1)
     assert empty.float().mean().item() == pytest.approx(0.2, abs=0.06)
     assert torch.equal(meant[empty], said[empty])
+
+
+def test_a_cell_to_the_right_is_a_cell_to_the_right():
+    """What the renderer calls a move, what the latents show and what the sketch does are one."""
+    scenes = to_array([Scene("star", style="flat", background="white")] * 4)
+    moves = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]])
+    vae = PatchAutoencoder.from_pretrained(WORLD_DIR / "text_to_image" / "vae")
+    latents = to_latents(render(scenes, torch.Generator().manual_seed(0), moves=moves), vae).float()
+    ground = latents[:, :, :, :1].mean((0, 2, 3), keepdim=True)  # the star never reaches the margin
+    there = ground + moved(latents[:1] - ground)[0]
+    error = (there - latents).square().mean((1, 2, 3))
+    wrong = (there[[1, 2, 3, 0]] - latents).square().mean((1, 2, 3))
+    assert (error < 0.02 * wrong).all()
+    assert ((moves[:, 0] + 2 * moves[:, 1]) == torch.arange(4)).all()
+
+
+def test_styling_reads_style_and_background_alone():
+    style = Styling(8, side=2, channels=3, readings=(len(STYLES) + 1, len(BACKGROUNDS) + 1))
+    encoder_heads = nn.Linear(8, sum(VALUES) + len(VALUES))
+    copy_readings(style, encoder_heads.state_dict())
+    states = torch.randn(5, 8)
+    parts = encoder_heads(states).split([n + 1 for n in VALUES], 1)
+    got = style.read(states).split(style.readings, 1)
+    assert torch.equal(got[0], parts[STYLE])
+    assert torch.equal(got[1], parts[BACKGROUND])
+
+
+def test_styling_errors_are_zero_for_a_sketch_that_draws_the_pictures():
+    """A styling that hands on the drawing; pictures are the drawings, in known places."""
+    n, drawings = 30, torch.randn(30, 3, 4, 4)
+    drawings[:, :, -1] = drawings[..., -1] = 0
+    places = torch.arange(n) % 4
+    shown = moved(drawings)[torch.arange(n), places]
+    states = torch.eye(n)[None] * 9
+    taught = Lessons(
+        torch.zeros(n, dtype=torch.bool), states, states[0], torch.zeros(1, n),
+        drawings.numpy(), shown.numpy(), places,
+    )  # fmt: skip
+    sketch = Sketch(n, 4, 3, (2, 2))
+    by_state = lambda meant: drawings[meant.argmax(1)]  # noqa: E731
+    hand_on = lambda drawing, *_: (torch.zeros_like(drawing), drawing)  # noqa: E731
+    config = StylingConfig(batch_size=200, drop_caption=0)
+    for parts, perfect in (((by_state, hand_on), True), ((by_state, sketch.style), False)):
+        stand_in = SimpleNamespace(draw=parts[0], style=parts[1], spread=sketch.spread)
+        left = errors(stand_in, taught, config, *step_rng(0, 0))
+        assert (left.abs().max() < 1e-6) == perfect
 
 
 def test_tokenizer_ends_with_the_highest_id_and_knows_every_byte():
@@ -292,7 +354,7 @@ def test_denoiser_loss_by_hand():
     assert loss_function(right, *step_rng(0, 0))[0] == 0
     loss, _ = loss_function(off, *step_rng(0, 0))
     noisy, timesteps, text = off.asked
-    signal = loss_function.noise.alphas_cumprod[timesteps]
+    signal = DDPMScheduler(**SCHEDULE).alphas_cumprod[timesteps]
     assert loss.item() == pytest.approx((4 / (1 - signal).clamp(min=0.2)).mean().item(), rel=1e-5)
     # noisy = sqrt(signal) * 1 + sqrt(1 - signal) * standard normal noise
     noise = (noisy - signal.sqrt().view(-1, 1, 1, 1)) / (1 - signal).sqrt().view(-1, 1, 1, 1)

@@ -6,22 +6,25 @@ script runs on a CPU (in pieces) or on a GPU: `accelerate` places model and batc
 
 import argparse
 import csv
+import hashlib
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from diffusers import DDPMScheduler
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pasta_lib.world.autoencoder import PatchAutoencoder
+from pasta_lib.world.denoiser import SCHEDULE
 from pasta_lib.world.renderer import IMAGE_SIZE, render
 from pasta_lib.world.scenes import sample_prompts
 
@@ -123,12 +126,15 @@ LEARNING = ("steps", "batch_size", "lr", "muon", "warmup", "decay", "weight_deca
 LossFunction = Callable[[nn.Module, np.random.Generator, torch.Generator], tuple[Tensor, dict]]
 
 
-def fit(model: nn.Module, loss_function: LossFunction, config: TrainConfig) -> nn.Module | None:
+def fit(
+    model: nn.Module, loss_function: LossFunction, config: TrainConfig, inputs: Sequence[Path] = ()
+) -> nn.Module | None:
     """Train `model`, resuming from its checkpoint; return the moving average of its weights.
 
     `loss_function(model, rng, generator)` draws its own batch and returns the loss and numbers to
     log. Once `max_seconds` have passed it stops early, with a checkpoint, and returns None: only a
-    finished training is saved by its maker.
+    finished training is saved by its maker. `inputs` are the files it builds on: a checkpoint that
+    was trained on others is refused with a ValueError.
     """
     torch.set_num_threads(config.threads)
     accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
@@ -137,7 +143,10 @@ def fit(model: nn.Module, loss_function: LossFunction, config: TrainConfig) -> n
     bare = accelerator.unwrap_model(model)
     average = AveragedModel(bare, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
     checkpoint = Path(config.folder) / "checkpoint.safetensors"
-    step = _load(checkpoint, bare, average, optimizers, config) if checkpoint.exists() else 0
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in inputs}
+    step = 0
+    if checkpoint.exists():
+        step = _load(checkpoint, bare, average, optimizers, config, digests)
     started, log = time.monotonic(), _Curve(config.curve, step)
     while step < config.steps:
         for optimizer in optimizers:
@@ -156,7 +165,7 @@ def fit(model: nn.Module, loss_function: LossFunction, config: TrainConfig) -> n
             log.write(step, step * config.batch_size, time.monotonic() - started)
         over = time.monotonic() - started > config.max_seconds
         if step % config.checkpoint_every == 0 or step == config.steps or over:
-            _save(checkpoint, step, bare, average, optimizers, config)
+            _save(checkpoint, step, bare, average, optimizers, config, digests)
         if over and step < config.steps:
             return None
     log.describe(config)
@@ -184,24 +193,34 @@ def _rate(step: int, config: TrainConfig) -> float:
     return min(1.0, (step + 1) / config.warmup, left)
 
 
-def _save(path: Path, step: int, model, average, optimizers: list, config: TrainConfig) -> None:
+def _save(
+    path: Path, step: int, model, average, optimizers: list, config: TrainConfig, digests: dict
+) -> None:
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
     for n, optimizer in enumerate(optimizers):
         for i, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{n}.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    save_tensors(tensors, path, {"step": str(step), "config": json.dumps(asdict(config))})
+    tensors = {k: v.detach().cpu().clone() for k, v in tensors.items()}
+    metadata = {"step": step, "config": asdict(config), "inputs": digests}
+    save_tensors(tensors, path, {k: json.dumps(v) for k, v in metadata.items()})
 
 
-def _load(path: Path, model, average, optimizers: list, config: TrainConfig) -> int:
+def _load(path: Path, model, average, optimizers: list, config: TrainConfig, digests: dict) -> int:
     part = {"model": {}, "average": {}, "optimizer": {}}
     with safe_open(path, "pt") as file:
         step = int(file.metadata()["step"])
         before = json.loads(file.metadata().get("config", "{}"))
+        built_on = json.loads(file.metadata().get("inputs", "{}"))
         for key in file.keys():  # noqa: SIM118 - a safetensors file, not a dict
             name, rest = key.split(".", 1)
             part[name][rest] = file.get_tensor(key)
+    changed = [name for name, digest in digests.items() if built_on.get(name, digest) != digest]
+    if changed:
+        raise ValueError(
+            f"{path} was trained on another {', '.join(changed)} than is there now: move its "
+            "folder away to train anew, or bring the old file back to go on"
+        )
     model.load_state_dict(part["model"])
     average.load_state_dict(part["average"])
     states: list[dict] = [{} for _ in optimizers]
@@ -273,7 +292,7 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict | None =
     """A safetensors file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    save_file(tensors, temporary, metadata)
+    save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata)
     temporary.replace(path)
 
 
@@ -281,6 +300,21 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict | None =
 def to_latents(images: Tensor, vae: PatchAutoencoder) -> Tensor:
     """Pictures `[B, 3, 64, 64]` in 0..1 → latents at the denoiser's scale, float16."""
     return (vae.encode(images * 2 - 1).latent_dist.sample() * vae.config.scaling_factor).half()
+
+
+def latents_digest(vae: PatchAutoencoder) -> str:
+    """Eight letters for an autoencoder's weights: latents of others lie elsewhere."""
+    weights = b"".join(w.cpu().numpy().tobytes() for w in vae.state_dict().values())
+    return hashlib.sha256(weights).hexdigest()[:8]
+
+
+def add_noise(clean: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Noisy latents, and their times `[B]`: more often high noise than low, since what the picture
+    shows is decided there."""
+    device = clean.device
+    noise = torch.randn(clean.shape, generator=generator).to(device)
+    timesteps = (1000 * torch.rand(len(clean), generator=generator).sqrt()).long().to(device)
+    return DDPMScheduler(**SCHEDULE).add_noise(clean, noise, timesteps), timesteps
 
 
 def save_half(module, folder: Path) -> None:

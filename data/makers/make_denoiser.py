@@ -3,13 +3,12 @@
     python data/makers/make_denoiser.py --threads 2
 
 A PatchTransformer on the autoencoder's 8 × 8 latents learns to name the clean latents. The text
-encoder (make_text_encoder.py) and the sketch (make_sketch.py) stay as they are: trained along, the
-encoder soon forgot the subjects, which the denoiser comes to need last. The result loads with
-`DiffusionPipeline.from_pretrained`. About 80 pictures a second on two CPU cores without AMX;
+encoder (make_text_encoder.py) and the sketch (make_sketch.py, make_styling.py) stay as they are:
+trained along, the encoder soon forgot the subjects, which an earlier denoiser came to need last.
+The result loads with `DiffusionPipeline.from_pretrained`. About 95 pictures a second on two cores;
 `--max_seconds` cuts a long training into pieces, and running it again goes on.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,21 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import Pool, PoolConfig, TrainConfig, batches, configure, fit, load_pool, to_latents
+from common import (
+    Pool,
+    PoolConfig,
+    TrainConfig,
+    add_noise,
+    batches,
+    configure,
+    fit,
+    latents_digest,
+    load_pool,
+    to_latents,
+)
 from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
-from make_text_encoder import token_ids
+from make_text_encoder import READER, token_ids
 from safetensors.torch import load_file
-from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from pasta_lib.world import captions
@@ -38,14 +47,14 @@ MADE = ("model_index.json", "scheduler", "text_encoder", "unet")  # the rest has
 class DenoiserConfig(TrainConfig):
     """Training of the denoiser."""
 
-    steps: int = 6000
+    steps: int = 3000
     batch_size: int = 64
     decay: float = 0.85
     lr: float = 1e-3
     muon: float = 0.02
     warmup: int = 50
-    reader: str = "/tmp/pasta-train/text_encoder/model"  # what make_text_encoder.py wrote
-    sketch: str = "/tmp/pasta-train/styling/model.safetensors"  # and make_styling.py
+    reader: str = READER
+    sketch: str = "/tmp/pasta-train/styling/sketch.safetensors"  # what make_styling.py wrote
     drop_caption: float = 0.1  # share of empty captions, for classifier-free guidance
     checkpoint_every: int = 250
     folder: str = "/tmp/pasta-train/denoiser"
@@ -54,9 +63,8 @@ class DenoiserConfig(TrainConfig):
 
 def pool_latents(pool: Pool, config: PoolConfig, vae: PatchAutoencoder, device: str) -> np.ndarray:
     """Latents of every picture of the pool at the denoiser's scale, float16 `[N, 64, 8, 8]`."""
-    weights = b"".join(w.cpu().numpy().tobytes() for w in vae.state_dict().values())
-    digest = hashlib.sha256(weights).hexdigest()[:8]
-    path = Path(config.folder) / f"{config.size}-{config.seed}" / f"latents-{digest}.npy"
+    name = f"latents-{latents_digest(vae)}.npy"
+    path = Path(config.folder) / f"{config.size}-{config.seed}" / name
     if not path.exists():
         out = np.empty((len(pool.said), 64, 8, 8), np.float16)
         for rows in batches(len(out), 256):
@@ -65,16 +73,11 @@ def pool_latents(pool: Pool, config: PoolConfig, vae: PatchAutoencoder, device: 
     return np.load(path)
 
 
-def draw_timesteps(n: int, generator: torch.Generator) -> Tensor:
-    """More often high noise than low: what the picture shows is decided there. int64 `[n]`"""
-    return (1000 * torch.rand(n, generator=generator).sqrt()).long()
-
-
 class _Loss:
     def __init__(self, pool: Pool, latents: np.ndarray, tokenizer, text_encoder, config) -> None:
         self.scenes, self.latents = from_array(pool.said), latents
         self.tokenizer, self.text_encoder, self.config = tokenizer, text_encoder, config
-        self.noise = DDPMScheduler(**SCHEDULE)
+        self.signal = DDPMScheduler(**SCHEDULE).alphas_cumprod
 
     def __call__(self, model, rng, generator):
         device = next(model.parameters()).device
@@ -88,13 +91,11 @@ class _Loss:
         ids = token_ids(self.tokenizer, texts).to(device)
         with torch.no_grad():
             text = self.text_encoder(ids).last_hidden_state
-        noise = torch.randn(clean.shape, generator=generator).to(device)
-        timesteps = draw_timesteps(len(rows), generator).to(device)
-        noisy = self.noise.add_noise(clean, noise, timesteps)
+        noisy, timesteps = add_noise(clean, generator)
         guess = model(noisy, timesteps, text).sample
         error = F.mse_loss(guess, clean, reduction="none").mean((1, 2, 3))
         # The weight of an error of the velocity (1 / variance of the noise), bounded.
-        signal = self.noise.alphas_cumprod.to(device)[timesteps]
+        signal = self.signal.to(device)[timesteps]
         loss = (error / (1 - signal).clamp(min=0.2)).mean()
         high = timesteps > 900
         return loss, {"error_above_900": error[high].mean() if high.any() else error.mean()}
@@ -134,7 +135,8 @@ def main() -> None:
     unet = PatchTransformer(text_width=text_encoder.config.hidden_size)
     unet.sketch.load_state_dict(load_file(config.sketch))
     unet.sketch.requires_grad_(False)
-    unet = fit(unet, _Loss(pool, latents, tokenizer, text_encoder, config), config)
+    inputs = [Path(config.reader) / "model.safetensors", Path(config.sketch)]
+    unet = fit(unet, _Loss(pool, latents, tokenizer, text_encoder, config), config, inputs)
     if unet is None:
         return
     assemble(unet, vae, text_encoder, tokenizer, PIPELINE)

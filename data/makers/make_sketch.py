@@ -3,9 +3,9 @@
     python data/makers/make_sketch.py
 
 From the text encoder's last position:
-- the *drawing*, a regression to latents of renders in one plain style, on one plain background and
-  in one place. It holds for styles that a subject was never seen in: a drawing has no style. Ten
-  minutes on one CPU core, at a hundredth of the denoiser's cost a picture;
+- the *drawing*, a regression to latents of renders in a plain style, on a plain background and in
+  one place. It holds for styles that a subject was never seen in: a drawing has no style. Seven
+  minutes on one CPU core, at a fiftieth of the denoiser's cost a picture;
 - the *meanings*: text states of the most typical things that the abstract prompts of the training
   set stood for (k-means), and a logistic regression that says how likely a prompt means which.
 make_styling.py then teaches the rest of the sketch.
@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import TrainConfig, batches, configure, fit, save_tensors, to_latents
-from make_text_encoder import token_ids
+from common import TrainConfig, batches, configure, fit, latents_digest, save_tensors, to_latents
+from make_text_encoder import READER, token_ids
 from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
@@ -38,7 +38,7 @@ from pasta_lib.world.scenes import (
     is_held_out,
     sample_prompts,
 )
-from pasta_lib.world.sketch import Meanings, drawing
+from pasta_lib.world.sketch import Meanings, drawing_network
 from pasta_lib.world.vocabulary import BACKGROUNDS, STYLES
 from pasta_lib.world.weights import WORLD_DIR, require
 
@@ -55,7 +55,7 @@ class SketchConfig(TrainConfig):
     scenes: int = 60_000  # prompts, each with two renders and some wordings
     wordings: int = 2
     drop_caption: float = 0.05  # share of empty captions: the mean of all pictures
-    reader: str = "/tmp/pasta-train/text_encoder/model"  # what make_text_encoder.py wrote
+    reader: str = READER
     folder: str = "/tmp/pasta-train/sketch"
     curve: str = str(WORLD_DIR / "logs" / "sketch.csv")
 
@@ -85,7 +85,7 @@ class Lessons:
 
 def plain(scenes: np.ndarray) -> np.ndarray:
     """The same subjects in the first style and on the first background that training may show them
-    in: flat and white for nearly all. int64 `[N, 7]`, from resolved scenes `[N, 7]`."""
+    in: flat and white for four in five. int64 `[N, 7]`, from resolved scenes `[N, 7]`."""
     out = scenes.copy()
     out[:, IDEA] = UNSAID
     todo = np.arange(len(scenes))
@@ -96,13 +96,15 @@ def plain(scenes: np.ndarray) -> np.ndarray:
 
 
 def lessons(config: SketchConfig) -> Lessons:
-    """Drawn and rendered at the first call (five minutes), then read from `config.folder`."""
+    """Rendered at the first call (three minutes), then read from `config.folder`; captions are read
+    by the text encoder at each (a minute)."""
     rng = np.random.default_rng([config.seed, 1])
     prompts, scenes = sample_prompts(config.scenes, rng)
     moves = torch.from_numpy(rng.integers(2, size=(len(scenes), 2)))
-    folder = Path(config.folder) / f"lessons-{config.scenes}-{config.seed}"
-    folder.mkdir(parents=True, exist_ok=True)
     vae = PatchAutoencoder.from_pretrained(require("text_to_image/vae"), dtype=torch.float32)
+    name = f"lessons-{config.scenes}-{config.seed}-{latents_digest(vae)}"
+    folder = Path(config.folder) / name
+    folder.mkdir(parents=True, exist_ok=True)
     still = torch.zeros_like(moves)
     latents = {
         "plain": _latents(plain(scenes), still, vae, config.seed, folder / "plain.npy"),
@@ -180,14 +182,15 @@ def main() -> None:
         return F.mse_loss(model(meant.to(device)), target.to(device).float()), {}
 
     width, channels, side = taught.said.shape[-1], *taught.plain.shape[1:3]
-    meanings = Meanings(width)
-    with torch.no_grad():
-        learn_meanings(meanings, taught, config.seed)
-    draw = fit(drawing(width, side, channels), loss_function, config)
+    draw = drawing_network(width, side, channels)
+    draw = fit(draw, loss_function, config, [Path(config.reader) / "model.safetensors"])
     if draw is not None:
+        meanings = Meanings(width)
+        with torch.no_grad():
+            learn_meanings(meanings, taught, config.seed)
         tensors = {f"meanings.{k}": v for k, v in meanings.state_dict().items()}
         tensors |= {f"draw.{k}": v for k, v in draw.state_dict().items()}
-        save_tensors(tensors, Path(config.folder) / "model.safetensors")
+        save_tensors(tensors, Path(config.folder) / "drawing.safetensors")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from pasta_lib.world.scenes import COLUMNS, from_array, sample_prompts
 from pasta_lib.world.vocabulary import BACKGROUNDS, COLOURS, COUNTS, IDEAS, STYLES, SUBJECTS
 from pasta_lib.world.weights import WORLD_DIR
 
+READER = "/tmp/pasta-train/text_encoder/model"  # what this writes and the next makers read
 TOKENIZER = WORLD_DIR / "text_to_image" / "tokenizer"
 VALUES = tuple(map(len, (SUBJECTS, COLOURS, STYLES, BACKGROUNDS, COUNTS, SUBJECTS, IDEAS)))
 
@@ -36,7 +37,7 @@ class TextConfig(TrainConfig):
     ema: float = 0.99
     weight_decay: float = 0.1
     checkpoint_every: int = 200
-    folder: str = "/tmp/pasta-train/text_encoder"
+    folder: str = str(Path(READER).parent)
     curve: str = str(WORLD_DIR / "logs" / "text_encoder.csv")
 
 

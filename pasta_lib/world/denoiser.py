@@ -41,7 +41,8 @@ class PatchTransformer(ModelMixin, ConfigMixin):
     """Noisy latents `[B, C, H, W]`, times `[B]`, text states `[B, L, text_width]` → `[B, C, H, W]`.
 
     Of the text it reads the last position: after causal attention that has seen every word. The
-    output is the clean picture, `prediction_type="sample"` of `SCHEDULE`.
+    output is the clean picture, `prediction_type="sample"`; times mean those of `SCHEDULE`,
+    whatever scheduler a pipeline holds. `sketch` is taught beforehand and meant to stay as it is.
     """
 
     @register_to_config
@@ -50,7 +51,7 @@ class PatchTransformer(ModelMixin, ConfigMixin):
         sample_size: int = 8,
         in_channels: int = 64,
         text_width: int = 128,
-        readings: tuple[int, ...] = (7, 9),  # styles and backgrounds that words can say, and "none"
+        readings: tuple[int, ...] = (7, 9),  # classes: styles and backgrounds, and "not said"
         width: int = 256,
         layers: int = 2,
         heads: int = 4,
@@ -66,10 +67,11 @@ class PatchTransformer(ModelMixin, ConfigMixin):
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.norm_out = AdaLayerNormContinuous(width, width, elementwise_affine=False, eps=1e-6)
         self.project_out = nn.Linear(width, in_channels)
-        for norm in [block.norm for block in self.blocks]:  # adaLN-Zero: each block starts as 1
-            nn.init.zeros_(norm.linear.weight)
-            nn.init.zeros_(norm.linear.bias)
-        nn.init.zeros_(self.project_out.weight)
+        for block in self.blocks:  # adaLN-Zero: each starts as the identity
+            nn.init.zeros_(block.norm.linear.weight)
+            nn.init.zeros_(block.norm.linear.bias)
+        nn.init.zeros_(self.project_out.weight)  # and the whole as what Bayes' rule says
+        nn.init.zeros_(self.project_out.bias)
 
     def forward(
         self,
@@ -85,21 +87,26 @@ class PatchTransformer(ModelMixin, ConfigMixin):
         pass them."""
         timestep = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
         words = encoder_hidden_states[:, -1]
-        signal = _signal().to(sample)[timestep.long()].view(-1, 1, 1, 1)
-        guess = match(sample, signal, self.sketch.spread, *self.sketch(words, sample, timestep))
-        mean, deviation = believe(sample, signal, self.sketch.spread, guess)
-        x = self.project_in(torch.cat([sample, guess], 1).flatten(2).mT) + self.position
+        rows, log_weight, sketches = self.sketch(words, sample, timestep)
+        # Bayes' rule adds up thousands of squares: in float32, whatever the model's precision.
+        signal = _signal().to(sample.device)[timestep.long()].view(-1, 1, 1, 1)
+        noisy, spread = sample.float(), self.sketch.spread.float()
+        guess = match(noisy, signal, spread, rows, log_weight.float(), sketches.float())
+        mean, deviation = believe(noisy, signal, spread, guess)
+        x = torch.cat([noisy, guess], 1).to(sample.dtype)
+        x = self.project_in(x.flatten(2).mT) + self.position
         condition = self.time(self.frequencies(timestep).to(sample.dtype)) + self.text(words)
         for block in self.blocks:
             x = block(x, condition)
         x = self.project_out(self.norm_out(x, condition)).mT.unflatten(2, sample.shape[2:])
-        x = mean + deviation * x
+        x = (mean + deviation * x).to(sample.dtype)
         return UNet2DConditionOutput(sample=x) if return_dict else (x,)
 
 
 @cache
 def _signal() -> Tensor:
-    """Share of the signal in the variance of a noisy picture at every time, `[1000]`."""
+    """Share of the signal in the variance of a noisy picture at every time, `[1000]`: what the
+    schedulers call `alphas_cumprod`."""
     return DDPMScheduler(**SCHEDULE).alphas_cumprod
 
 
@@ -113,32 +120,28 @@ def match(
 ) -> Tensor:
     """The mean of each prompt's sketches, given the noisy picture. `[B, C, H, W]`
 
-    A clean picture is a sketch plus Gaussian noise of variance `spread` `[C]` (not independent
-    from cell to cell, so this is surer than it should be); the noisy `sample` is √`signal` times
-    that plus noise of variance 1 − `signal` `[B, 1, 1, 1]`. Bayes' rule weighs the N sketched
-    meanings, of prior `log_weight` `[N]` and prompt `rows` `[N]`, in their places: `sketches`
-    `[N, 4, C, H, W]`.
+    A clean picture is a sketch plus Gaussian noise of variance `spread` `[C]`; the noisy `sample`
+    `[B, C, H, W]` is √`signal` times that plus noise of variance 1 − `signal` `[B, 1, 1, 1]`.
+    Bayes' rule weighs the N sketched meanings, of prior `log_weight` `[N]` and prompt `rows` `[N]`,
+    in their places: `sketches` `[N, 4, C, H, W]`. Neighbouring cells err together, which this
+    ignores, so it is surer than it should be.
     """
     variance = (1 - signal) + signal * spread.view(-1, 1, 1)
-    precision = (1 / variance)[rows]
-    root = signal.sqrt()[rows]
-    inner = torch.einsum("nchw,nkchw->nk", sample[rows] * precision * root, sketches)
-    energy = torch.einsum(
-        "nchw,nkchw->nk", (precision * signal[rows]).expand_as(sketches[:, 0]), sketches.square()
-    )
-    fit = log_weight[:, None] + inner - energy / 2
+    gap = sample[rows, None] - signal.sqrt()[rows, None] * sketches
+    fit = log_weight[:, None] - (gap.square() / variance[rows, None]).sum((2, 3, 4)) / 2
     best = torch.full_like(sample[:, 0, 0, 0], -torch.inf)
-    best = best.scatter_reduce(0, rows, fit.amax(1), "amax")
+    best = best.scatter_reduce(0, rows, fit.amax(1), "amax").detach()
     weight = (fit - best[rows, None]).exp()
     total = torch.zeros_like(best).index_add(0, rows, weight.sum(1))
-    mean = torch.einsum("nk,nkchw->nchw", weight / total[rows, None], sketches)
+    weight = weight / total[rows, None]
+    mean = (weight[:, :, None, None, None] * sketches).sum(1)
     return torch.zeros_like(sample).index_add(0, rows, mean)
 
 
 def believe(sample: Tensor, signal: Tensor, spread: Tensor, guess: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the clean picture given `sample`, if it were `guess` plus
-    independent Gaussian noise of variance `spread`: the Kalman update. `[B, C, H, W]` and
-    `[B, C, 1, 1]`."""
+    """Mean and standard deviation of the clean picture given `sample`, if it were `guess`
+    `[B, C, H, W]` plus independent Gaussian noise of variance `spread` `[C]`: the Kalman update.
+    `[B, C, H, W]` and `[B, C, 1, 1]`; `signal` as in `match`."""
     spread = spread.view(-1, 1, 1)
     variance = (1 - signal) + signal * spread
     mean = guess + signal.sqrt() * spread / variance * (sample - signal.sqrt() * guess)

@@ -6,8 +6,8 @@ denoiser that has to find everything out through noise needs days on a CPU:
 1. *meanings*: an abstract prompt ("happiness") may stand for several things, a concrete one stands
    for itself;
 2. *drawing*: what is meant, plain, in one style and in one place;
-3. *styling*: a local operation on the drawing, and the ground behind it. It is told the style and
-   the background but not the subject, so it carries over to pairs never seen together;
+3. *styling*: a local operation on the drawing, and the ground behind it. Of the words it reads only
+   style and background, so it carries over to pairs never seen together;
 4. *places*: the drawing moved by whole cells.
 
 Ours. Widths are of text states; pictures are latents `[B, C, H, W]`.
@@ -29,15 +29,16 @@ class Sketch(nn.Module):
     ) -> None:
         super().__init__()
         self.meanings = Meanings(text_width)
-        self.draw = drawing(text_width, side, channels)
+        self.draw = drawing_network(text_width, side, channels)
         self.style = Styling(text_width, side, channels, readings)
-        # Variance of what pictures differ from their sketch, by channel.
+        # Variance by channel of pictures around their sketch, where it has the right meaning and
+        # place; it also stands for a likely meaning that is not quite the right one.
         self.register_buffer("spread", torch.ones(channels))
 
     def forward(self, words: Tensor, sample: Tensor, timestep: Tensor) -> tuple[Tensor, ...]:
-        """`words` `[B, text_width]`, the noisy picture and its time → `rows` `[N]`, the prompt that
-        each of N sketched meanings belongs to, their `log_weight` `[N]`, and the `sketches`
-        `[N, 4, C, H, W]` in four places.
+        """`words` `[B, text_width]`, the noisy pictures `sample` `[B, C, H, W]` and their
+        `timestep` `[B]` → `rows` `[N]`, the prompt that each of N ≥ B sketched meanings belongs to,
+        their `log_weight` `[N]`, and the `sketches` `[N, 4, C, H, W]` in four places.
         """
         rows, meant, log_weight = self.meanings(words)
         ground, subjects = self.style(self.draw(meant), words[rows], sample[rows], timestep[rows])
@@ -66,7 +67,7 @@ class Meanings(nn.Module):
         return rows, meant, log_weight[rows, which]
 
 
-def drawing(text_width: int, side: int, channels: int, width: int = 512) -> nn.Sequential:
+def drawing_network(text_width: int, side: int, channels: int, width: int = 512) -> nn.Sequential:
     """Text `[B, text_width]` → the plain drawing `[B, channels, side, side]`.
 
     Cheap to compute, since it is done once a picture and not once a cell, and much to remember
@@ -81,8 +82,9 @@ def drawing(text_width: int, side: int, channels: int, width: int = 512) -> nn.S
 class Styling(nn.Module):
     """A plain drawing in the style and on the ground that the words ask for.
 
-    Of the words only `readings` are used: the text encoder's own probabilities of each style and
-    background, or none. What they leave open is guessed from the noisy picture.
+    Of the words only the text encoder's own probabilities of each style and background, or of none,
+    are used (`readings`: how many classes each has). What they leave open is guessed from the noisy
+    picture.
     """
 
     def __init__(
@@ -108,7 +110,8 @@ class Styling(nn.Module):
     def forward(
         self, drawing: Tensor, words: Tensor, sample: Tensor, timestep: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The ground, and what the subjects change of it; both as `drawing`, `[N, C, H, W]`."""
+        """The ground, and what the subjects change of it; both as `drawing`, `[N, C, H, W]`.
+        `words` `[N, text_width]`, noisy pictures `sample` `[N, C, H, W]`, `timestep` `[N]`."""
         parts = self.read(words).split(self.readings, 1)
         said = torch.cat([part.softmax(1) for part in parts], 1)
         time = self.frequencies(timestep).to(said.dtype)
