@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler
 from diffusers.models.embeddings import get_timestep_embedding
 from torch.distributions import Normal
 
-from pasta_lib.world.denoiser import SCHEDULE, PatchTransformer, believe, match
+from pasta_lib.world.denoiser import SCHEDULE, PatchTransformer, posterior
 from pasta_lib.world.sketch import moved
 
 
@@ -21,7 +21,6 @@ def model():
         for weight in model.parameters():
             weight.add_(0.1 * torch.randn_like(weight))
         model.sketch.meanings.things.normal_()
-        model.sketch.spread.uniform_(0.2, 0.8)
         model.sketch.meanings.logits.weight.mul_(4)
     return model
 
@@ -44,12 +43,8 @@ def by_hand(m, noisy, times, text):
         wave = get_timestep_embedding(t[None], 16, flip_sin_to_cos=True, downscale_freq_shift=0)
         c = m.time.linear_2(F.silu(m.time.linear_1(wave))) + m.text(states[-1:])
         signal = DDPMScheduler(**SCHEDULE).alphas_cumprod[t]
-        alpha, spread = signal.sqrt(), m.sketch.spread.view(-1, 1, 1)
-        guess = guess_by_hand(m, x, t, states[-1], signal)
-        # clean = guess + error; noisy = alpha * clean + noise: precisions add up
-        precision = 1 / spread + signal / (1 - signal)
-        mean = (guess / spread + alpha * x / (1 - signal)) / precision
-        x = m.project_in(torch.cat([x, guess]).reshape(12, 16).T) + m.position
+        mean, deviation = posterior_by_hand(m, x, t, states[-1], signal)
+        x = m.project_in(torch.cat([x, mean, deviation]).reshape(18, 16).T) + m.position
         for block in m.blocks:
             parts = block.norm.linear(F.silu(c)).view(6, 16)
             shift, scale, gate, shift_ff, scale_ff, gate_ff = parts
@@ -64,13 +59,13 @@ def by_hand(m, noisy, times, text):
             x = x + gate_ff * block.ff[2](F.relu(block.ff[0](h)))
         scale, shift = m.norm_out.linear(F.silu(c)).view(2, 16)
         x = m.project_out(F.layer_norm(x, (16,), eps=1e-6) * (1 + scale) + shift)
-        out.append(mean + x.T.reshape(6, 4, 4) / precision.sqrt())
+        out.append(mean + x.T.reshape(6, 4, 4) * deviation)
     return torch.stack(out)
 
 
-def guess_by_hand(m, x, t, words, signal):
+def posterior_by_hand(m, x, t, words, signal):
     """Every meaning, every place, one after the other."""
-    weights, sketches = [], []
+    weights, means, squares = [], [], []
     chances = m.sketch.meanings.logits(words).softmax(0)
     kept = [k for k, p in enumerate(chances) if p >= min(0.02, chances.max())]
     for k in kept:
@@ -79,15 +74,19 @@ def guess_by_hand(m, x, t, words, signal):
         for down in (0, 1):
             for right in (0, 1):
                 still = F.pad(subjects, (1, 0, 1, 0))
-                moved_there = still[:, 1 - down :, 1 - right :][:, :4, :4]
-                sketch = ground + moved_there
-                variance = 1 - signal + signal * m.sketch.spread.view(-1, 1, 1)
-                likely = Normal(signal.sqrt() * sketch, variance.sqrt()).log_prob(x).sum()
-                weights.append(chances[k].log() + likely)
-                sketches.append(sketch)
+                sketch, log_variance = ground + still[:, :, 1 - down :, 1 - right :][..., :4, :4]
+                spread = log_variance.clamp(-7, 2).exp()
+                noisy = Normal(signal.sqrt() * sketch, (signal * spread + 1 - signal).sqrt())
+                weights.append(chances[k].log() + noisy.log_prob(x).sum())
+                precision = 1 / spread + signal / (1 - signal)  # they add up
+                means.append((sketch / spread + signal.sqrt() * x / (1 - signal)) / precision)
+                squares.append(means[-1] ** 2 + 1 / precision)
     assert len(kept) > 1
     weights = torch.stack(weights).softmax(0)
-    return sum(w * s for w, s in zip(weights, sketches, strict=True))
+    mean, square = (
+        sum(w * v for w, v in zip(weights, values, strict=True)) for values in (means, squares)
+    )
+    return mean, (square - mean**2).sqrt()
 
 
 def sketch_by_hand(sketch, x, t, words, meant):
@@ -104,10 +103,10 @@ def sketch_by_hand(sketch, x, t, words, meant):
         F.conv2d(drawing[None], s.around.weight, s.around.bias, padding=1)[0] * (1 + m1) + b1
     )
     h = F.silu(F.conv2d(h[None], s.mix.weight, s.mix.bias)[0] * (1 + m2) + b2)
-    subjects = F.conv2d(h[None], s.out.weight, s.out.bias)[0]
-    g = s.ground
-    ground = g[4](F.silu(g[2](F.silu(g[0](code))))).view(6, 4, 4)
-    return ground, subjects
+    subjects = F.conv2d(h[None], s.out.weight, s.out.bias)[0].view(2, 6, 4, 4)
+    code = F.silu(s.compress[2](F.silu(s.compress[0](code))))
+    log_variance = s.by_channel(code).view(6, 1, 1) + s.by_cell(code).view(1, 4, 4)
+    return torch.stack([s.ground(code).view(6, 4, 4), log_variance]), subjects
 
 
 @torch.no_grad()
@@ -151,18 +150,17 @@ def test_untrained_it_says_what_bayes_rule_says_of_the_sketches():
     fresh = small()
     noisy, times, text = inputs()
     signal = DDPMScheduler(**SCHEDULE).alphas_cumprod[times].view(-1, 1, 1, 1)
-    guess = match(noisy, signal, fresh.sketch.spread, *fresh.sketch(text[:, -1], noisy, times))
-    mean, _ = believe(noisy, signal, fresh.sketch.spread, guess)
+    mean, _ = posterior(noisy, signal, *fresh.sketch(text[:, -1], noisy, times))
     assert torch.allclose(fresh(noisy, times, text).sample, mean, atol=1e-6)
-    assert guess.abs().max() > 1e-3
+    assert not torch.equal(mean, noisy)
 
 
 @torch.no_grad()
 def test_half_precision_weighs_the_sketches_alike(model):
     """Sketches so large that their energies would drown in sixteen bits."""
     large = copy.deepcopy(model)
-    for part in (large.sketch.style.out, large.sketch.style.ground[4]):
-        part.weight.mul_(30)
+    large.sketch.style.out.weight[:6] *= 30
+    large.sketch.style.ground.weight *= 30
     noisy, _, text = inputs()
     times = torch.tensor([700] * 3)
     want = large(noisy, times, text).sample
@@ -181,44 +179,55 @@ def test_it_trains_under_autocast(model):
         assert gradients[through_match].abs().max() > 0
 
 
-def test_the_guess_is_the_mean_given_the_noisy_picture():
-    """Bayes' rule, with torch's normal distribution: two prompts with three and one meanings."""
+def test_posterior_of_two_prompts_is_torchs_mixture():
+    """Weights by torch's normal distribution: two prompts with three meanings and with one."""
     generator = torch.Generator().manual_seed(2)
     draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
-    spread, signal = torch.tensor([0.1, 0.4, 0.7]), torch.tensor([0.2, 0.05]).view(2, 1, 1, 1)
-    error = (signal * spread.view(-1, 1, 1) + 1 - signal).sqrt()
-    sketches = draw(4, 4, 3, 2, 2)
+    signal = torch.tensor([0.2, 0.05]).view(2, 1, 1, 1)
+    sketches, log_variance = draw(4, 4, 3, 2, 2), 0.5 * draw(4, 4, 3, 2, 2) - 1
     rows, prior = torch.tensor([1, 0, 1, 1]), torch.tensor([0.5, 1.0, 0.2, 0.3])
-    sample = signal.sqrt() * sketches[[1, 2], [3, 0]] + error * draw(2, 3, 2, 2)
-    wants = []
+    sample = signal.sqrt() * sketches[[1, 2], [3, 0]] + (1 - signal).sqrt() * draw(2, 3, 2, 2)
+    mean, deviation = posterior(sample, signal, rows, prior.log(), sketches, log_variance)
     for b in (0, 1):
-        own = sketches[rows == b].flatten(0, 1)
-        likely = Normal(signal[b].sqrt() * own, error[b]).log_prob(sample[b]).sum((1, 2, 3))
+        own, spread = sketches[rows == b].flatten(0, 1), log_variance[rows == b].flatten(0, 1).exp()
+        seen = Normal(signal[b].sqrt() * own, (signal[b] * spread + 1 - signal[b]).sqrt())
+        likely = seen.log_prob(sample[b]).sum((1, 2, 3))
         weight = (likely + prior[rows == b].log().repeat_interleave(4)).softmax(0)
         assert 0.2 < weight.max() < 0.999  # a test of a foregone conclusion would show little
-        wants.append(torch.einsum("n,nchw->chw", weight, own))
-    guess = match(sample, signal, spread, rows, prior.log(), sketches)
-    assert torch.allclose(guess, torch.stack(wants), atol=1e-5)
+        gain = signal[b].sqrt() * spread / seen.variance
+        each = own + gain * (sample[b] - seen.mean)
+        want = torch.einsum("n,nchw->chw", weight, each)
+        left = spread * (1 - signal[b]) / seen.variance
+        square = torch.einsum("n,nchw->chw", weight, each**2 + left)
+        assert torch.allclose(mean[b], want, atol=1e-5)
+        assert torch.allclose(deviation[b], (square - want**2).sqrt(), atol=1e-4)
 
 
-def test_belief_is_that_of_joint_gaussians():
-    """Mean and deviation of prior times likelihood on a fine grid of clean values."""
-    spread, signal = torch.tensor([0.1, 0.9]), torch.tensor([1e-6, 0.3, 0.97]).view(3, 1, 1, 1)
+def test_posterior_of_one_number_by_brute_force():
+    """Prior times likelihood on a fine grid of clean values, for mixtures of two Gaussians."""
+    clean = torch.linspace(-12, 12, 200_001, dtype=torch.float64)
     generator = torch.Generator().manual_seed(3)
-    sample, guess = (torch.randn(3, 2, 1, 1, generator=generator) for _ in range(2))
-    mean, deviation = believe(sample, signal, spread, guess)
-    clean = torch.linspace(-12, 12, 100_001, dtype=torch.float64)
-    for b, share in enumerate(signal.flatten().double()):
-        for c, variance in enumerate(spread.double()):
-            prior = Normal(guess[b, c].double(), variance.sqrt()).log_prob(clean)
-            likely = Normal(share.sqrt() * clean, (1 - share).sqrt()).log_prob(
-                sample[b, c].double()
+    for share in (1e-6, 0.3, 0.97):
+        sample, signal = torch.randn(1, 1, 1, 1, generator=generator), torch.tensor([[[[share]]]])
+        sketches = torch.randn(2, 1, 1, 1, 1, generator=generator).expand(2, 4, 1, 1, 1)
+        log_variance = torch.randn(2, 1, 1, 1, 1, generator=generator).expand(2, 4, 1, 1, 1)
+        prior = torch.tensor([0.3, 0.7])
+        both = torch.zeros(2, dtype=torch.int64)
+        mean, deviation = posterior(sample, signal, both, prior.log(), sketches, log_variance)
+        density = sum(
+            p * Normal(m, v.exp().sqrt()).log_prob(clean).exp()
+            for p, m, v in zip(
+                prior.double(), sketches[:, 0].flatten().double(),
+                log_variance[:, 0].flatten().double(), strict=True,
             )
-            weight = (prior + likely).flatten().softmax(0)
-            want = (weight * clean).sum()
-            assert mean[b, c].item() == pytest.approx(want.item(), abs=1e-4)
-            left = (weight * (clean - want).square()).sum().sqrt()
-            assert deviation[b, c].item() == pytest.approx(left.item(), abs=1e-4)
+        )  # fmt: skip
+        noise = Normal(share**0.5 * clean, (1 - share) ** 0.5)
+        weight = density * noise.log_prob(sample.double().flatten()).exp()
+        weight /= weight.sum()
+        want = (weight * clean).sum()
+        assert mean.item() == pytest.approx(want.item(), abs=1e-4)
+        left = (weight * (clean - want).square()).sum().sqrt()
+        assert deviation.item() == pytest.approx(left.item(), abs=1e-4)
 
 
 def test_moved_by_one_cell():

@@ -46,7 +46,7 @@ from pasta_lib.world.scenes import (  # noqa: E402
     sample_scenes,
     to_array,
 )
-from pasta_lib.world.sketch import Meanings, Sketch, Styling, moved  # noqa: E402
+from pasta_lib.world.sketch import Meanings, Styling, moved  # noqa: E402
 from pasta_lib.world.vocabulary import BACKGROUNDS, STYLES  # noqa: E402
 from pasta_lib.world.weights import WORLD_DIR  # noqa: E402
 
@@ -311,14 +311,20 @@ def test_styling_errors_are_zero_for_a_sketch_that_draws_the_pictures():
         torch.zeros(n, dtype=torch.bool), states, states[0], torch.zeros(1, n),
         drawings.numpy(), shown.numpy(), places,
     )  # fmt: skip
-    sketch = Sketch(n, 4, 3, (2, 2))
-    by_state = lambda meant: drawings[meant.argmax(1)]  # noqa: E731
-    hand_on = lambda drawing, *_: (torch.zeros_like(drawing), drawing)  # noqa: E731
+
+    class HandOn(nn.Module):
+        read = nn.Linear(1, 1)
+
+        def forward(self, drawing, *_):
+            nothing = torch.zeros_like(drawing)
+            return (nothing, nothing - 3), (drawing, drawing.abs())
+
     config = StylingConfig(batch_size=200, drop_caption=0)
-    for parts, perfect in (((by_state, hand_on), True), ((by_state, sketch.style), False)):
-        stand_in = SimpleNamespace(draw=parts[0], style=parts[1], spread=sketch.spread)
-        left = errors(stand_in, taught, config, *step_rng(0, 0))
-        assert (left.abs().max() < 1e-6) == perfect
+    stand_in = SimpleNamespace(draw=lambda meant: drawings[meant.argmax(1)], style=HandOn())
+    left, log_variance = errors(stand_in, taught, config, *step_rng(0, 0))
+    assert left.abs().max() < 1e-6
+    rows = step_rng(0, 0)[0].integers(n, size=200)
+    assert torch.allclose(log_variance, (shown[rows].abs() - 3).clamp(max=2), atol=1e-6)
 
 
 def test_tokenizer_ends_with_the_highest_id_and_knows_every_byte():

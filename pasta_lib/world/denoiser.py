@@ -1,14 +1,13 @@
 """The miniature's denoiser: sketches from the words, matched with the noisy picture, and finished.
 
 The words give a few sketches of what the picture may show, and where (`pasta_lib.world.sketch`).
-The noisy picture says which of them it is: their mean, weighted by Bayes' rule for Gaussian noise,
-is the best guess that the sketches allow, and what the noisy picture shows beside it is believed as
-far as noise allows. A small transformer, one token a cell, adds the rest: stars and hills, grain,
-washes, and what the sketch got wrong. Its blocks are those of Peebles & Xie (2023), "Scalable
-diffusion models with transformers": time and caption set scale, shift and gate (adaLN-Zero). Its
-output is scaled to what is left to find at each time, as in Karras et al. (2022), "Elucidating the
-design space of diffusion-based generative models", there around zero, here around the guess. The
-sketches and their matching are ours.
+The noisy picture says which of them it is, and what it shows beside that is believed as far as
+noise allows: Bayes' rule for a mixture of Gaussians. A small transformer, one token a cell, adds
+the rest: stars and hills, grain, washes, and what the sketch got wrong. Its blocks are those of
+Peebles & Xie (2023), "Scalable diffusion models with transformers": time and caption set scale,
+shift and gate (adaLN-Zero). Its output is scaled to what is left to find at each time, as in Karras
+et al. (2022), "Elucidating the design space of diffusion-based generative models", there around
+zero, here around what Bayes' rule says. The sketches are ours.
 It is called as `diffusers.UNet2DConditionModel` is, so pipelines and training scripts treat it as
 one.
 """
@@ -62,7 +61,7 @@ class PatchTransformer(ModelMixin, ConfigMixin):
         self.frequencies = Timesteps(width, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time = TimestepEmbedding(width, width)
         self.text = nn.Linear(text_width, width)
-        self.project_in = nn.Linear(2 * in_channels, width)
+        self.project_in = nn.Linear(3 * in_channels, width)
         self.position = nn.Parameter(0.5 * torch.randn(sample_size**2, width))
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.norm_out = AdaLayerNormContinuous(width, width, elementwise_affine=False, eps=1e-6)
@@ -87,13 +86,11 @@ class PatchTransformer(ModelMixin, ConfigMixin):
         pass them."""
         timestep = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
         words = encoder_hidden_states[:, -1]
-        rows, log_weight, sketches = self.sketch(words, sample, timestep)
         # Bayes' rule adds up thousands of squares: in float32, whatever the model's precision.
         signal = _signal().to(sample.device)[timestep.long()].view(-1, 1, 1, 1)
-        noisy, spread = sample.float(), self.sketch.spread.float()
-        guess = match(noisy, signal, spread, rows, log_weight.float(), sketches.float())
-        mean, deviation = believe(noisy, signal, spread, guess)
-        x = torch.cat([noisy, guess], 1).to(sample.dtype)
+        rows, *sketches = self.sketch(words, sample, timestep)
+        mean, deviation = posterior(sample.float(), signal, rows, *(s.float() for s in sketches))
+        x = torch.cat([sample, mean.to(sample), deviation.to(sample)], 1)
         x = self.project_in(x.flatten(2).mT) + self.position
         condition = self.time(self.frequencies(timestep).to(sample.dtype)) + self.text(words)
         for block in self.blocks:
@@ -110,42 +107,40 @@ def _signal() -> Tensor:
     return DDPMScheduler(**SCHEDULE).alphas_cumprod
 
 
-def match(
+def posterior(
     sample: Tensor,
     signal: Tensor,
-    spread: Tensor,
     rows: Tensor,
     log_weight: Tensor,
     sketches: Tensor,
-) -> Tensor:
-    """The mean of each prompt's sketches, given the noisy picture. `[B, C, H, W]`
+    log_variance: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the clean picture, given the noisy one: each `[B, C, H, W]`.
 
-    A clean picture is a sketch plus Gaussian noise of variance `spread` `[C]`; the noisy `sample`
-    `[B, C, H, W]` is √`signal` times that plus noise of variance 1 − `signal` `[B, 1, 1, 1]`.
-    Bayes' rule weighs the N sketched meanings, of prior `log_weight` `[N]` and prompt `rows` `[N]`,
-    in their places: `sketches` `[N, 4, C, H, W]`. Neighbouring cells err together, which this
-    ignores, so it is surer than it should be.
+    The noisy `sample` `[B, C, H, W]` is √`signal` times the clean picture plus Gaussian noise of
+    variance 1 − `signal` `[B, 1, 1, 1]`. The clean picture comes from a mixture of Gaussians: of N
+    sketched meanings, which belong to prompts `rows` `[N]` and have prior `log_weight` `[N]`, each
+    as likely in one of four places, with means `sketches` and variances exp(`log_variance`), both
+    `[N, 4, C, H, W]`. Bayes' rule, exact for such a mixture. Neighbouring cells err together, which
+    the mixture ignores, so it is surer than it should be.
     """
-    variance = (1 - signal) + signal * spread.view(-1, 1, 1)
-    gap = sample[rows, None] - signal.sqrt()[rows, None] * sketches
-    fit = log_weight[:, None] - (gap.square() / variance[rows, None]).sum((2, 3, 4)) / 2
+    spread, signal = log_variance.exp(), signal[rows, None]
+    variance = (1 - signal) + signal * spread
+    gap = sample[rows, None] - signal.sqrt() * sketches
+    fit = log_weight[:, None] - (gap.square() / variance + variance.log()).sum((2, 3, 4)) / 2
     best = torch.full_like(sample[:, 0, 0, 0], -torch.inf)
     best = best.scatter_reduce(0, rows, fit.amax(1), "amax").detach()
     weight = (fit - best[rows, None]).exp()
     total = torch.zeros_like(best).index_add(0, rows, weight.sum(1))
-    weight = weight / total[rows, None]
-    mean = (weight[:, :, None, None, None] * sketches).sum(1)
-    return torch.zeros_like(sample).index_add(0, rows, mean)
+    weight = (weight / total[rows, None])[:, :, None, None, None]
 
+    def mixed(x: Tensor) -> Tensor:
+        return torch.zeros_like(sample).index_add(0, rows, (weight * x).sum(1))
 
-def believe(sample: Tensor, signal: Tensor, spread: Tensor, guess: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the clean picture given `sample`, if it were `guess`
-    `[B, C, H, W]` plus independent Gaussian noise of variance `spread` `[C]`: the Kalman update.
-    `[B, C, H, W]` and `[B, C, 1, 1]`; `signal` as in `match`."""
-    spread = spread.view(-1, 1, 1)
-    variance = (1 - signal) + signal * spread
-    mean = guess + signal.sqrt() * spread / variance * (sample - signal.sqrt() * guess)
-    return mean, (spread * (1 - signal) / variance).sqrt()
+    means = sketches + signal.sqrt() * spread / variance * gap
+    mean = mixed(means)
+    left = mixed(spread * (1 - signal) / variance + (means - mean[rows, None]).square())
+    return mean, left.sqrt()
 
 
 class Block(nn.Module):

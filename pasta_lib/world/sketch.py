@@ -6,8 +6,8 @@ denoiser that has to find everything out through noise needs days on a CPU:
 1. *meanings*: an abstract prompt ("happiness") may stand for several things, a concrete one stands
    for itself;
 2. *drawing*: what is meant, plain, in one style and in one place;
-3. *styling*: a local operation on the drawing, and the ground behind it. Of the words it reads only
-   style and background, so it carries over to pairs never seen together;
+3. *styling*: a local operation on the drawing, and the ground behind it; and how sure it is of
+   each. Of the words it reads only style and background, so it carries over to unseen pairs;
 4. *places*: the drawing moved by whole cells.
 
 Ours. Widths are of text states; pictures are latents `[B, C, H, W]`.
@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from diffusers.models.embeddings import Timesteps
 from torch import Tensor, nn
 
+LOG_VARIANCE = (-7.0, 2.0)  # no sketch is surer, or less sure, than this
+
 
 class Sketch(nn.Module):
     """Sketches of every meaning in every place, with their logarithmic weights."""
@@ -31,18 +33,19 @@ class Sketch(nn.Module):
         self.meanings = Meanings(text_width)
         self.draw = drawing_network(text_width, side, channels)
         self.style = Styling(text_width, side, channels, readings)
-        # Variance by channel of pictures around their sketch, where it has the right meaning and
-        # place; it also stands for a likely meaning that is not quite the right one.
-        self.register_buffer("spread", torch.ones(channels))
 
     def forward(self, words: Tensor, sample: Tensor, timestep: Tensor) -> tuple[Tensor, ...]:
         """`words` `[B, text_width]`, the noisy pictures `sample` `[B, C, H, W]` and their
         `timestep` `[B]` → `rows` `[N]`, the prompt that each of N ≥ B sketched meanings belongs to,
-        their `log_weight` `[N]`, and the `sketches` `[N, 4, C, H, W]` in four places.
+        their `log_weight` `[N]`, and the sketches in four places: each the `mean` and the
+        `log_variance` of a Gaussian, `[N, 4, C, H, W]`. The variances are those of pictures around
+        the sketch with the right meaning and place.
         """
         rows, meant, log_weight = self.meanings(words)
-        ground, subjects = self.style(self.draw(meant), words[rows], sample[rows], timestep[rows])
-        return rows, log_weight, ground[:, None] + moved(subjects)
+        styled = self.style(self.draw(meant), words[rows], sample[rows], timestep[rows])
+        (ground, ground_variance), (subjects, subjects_variance) = styled
+        log_variance = (ground_variance[:, None] + moved(subjects_variance)).clamp(*LOG_VARIANCE)
+        return rows, log_weight, ground[:, None] + moved(subjects), log_variance
 
 
 class Meanings(nn.Module):
@@ -101,16 +104,17 @@ class Styling(nn.Module):
         self.modulate = nn.Sequential(nn.Linear(code, 64), nn.SiLU(), nn.Linear(64, 4 * width))
         self.around = nn.Conv2d(channels, width, 3, padding=1)
         self.mix = nn.Conv2d(width, width, 1)
-        self.out = nn.Conv2d(width, channels, 1)
-        self.ground = nn.Sequential(
-            nn.Linear(code, 64), nn.SiLU(), nn.Linear(64, 48), nn.SiLU(),
-            nn.Linear(48, channels * side**2), nn.Unflatten(1, (channels, side, side)),
-        )  # fmt: skip
+        self.out = nn.Conv2d(width, 2 * channels, 1)
+        self.compress = nn.Sequential(nn.Linear(code, 64), nn.SiLU(), nn.Linear(64, 48), nn.SiLU())
+        self.ground = nn.Linear(48, channels * side**2)
+        self.by_channel = nn.Linear(48, channels)  # log variance of the ground: a sum of two
+        self.by_cell = nn.Linear(48, side**2)
 
     def forward(
         self, drawing: Tensor, words: Tensor, sample: Tensor, timestep: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The ground, and what the subjects change of it; both as `drawing`, `[N, C, H, W]`.
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """The ground, and what the subjects change of it; each a mean and a logarithmic variance
+        `[N, C, H, W]`, as `drawing`.
         `words` `[N, text_width]`, noisy pictures `sample` `[N, C, H, W]`, `timestep` `[N]`."""
         parts = self.read(words).split(self.readings, 1)
         said = torch.cat([part.softmax(1) for part in parts], 1)
@@ -119,7 +123,10 @@ class Styling(nn.Module):
         scale, shift, scale_2, shift_2 = self.modulate(code)[:, :, None, None].chunk(4, 1)
         x = F.silu(self.around(drawing) * (1 + scale) + shift)
         x = F.silu(self.mix(x) * (1 + scale_2) + shift_2)
-        return self.ground(code), self.out(x)
+        code = self.compress(code)
+        log_variance = self.by_channel(code)[:, :, None] + self.by_cell(code)[:, None]
+        ground = self.ground(code).view_as(drawing), log_variance.view_as(drawing)
+        return ground, self.out(x).chunk(2, 1)
 
 
 def moved(x: Tensor) -> Tensor:
