@@ -49,8 +49,7 @@ class Pool:
 
     def batch(self, rows: np.ndarray, device: str | torch.device) -> Tensor:
         """float `[B, 3, 64, 64]` in 0..1."""
-        images = torch.from_numpy(np.array(self.images[rows])).to(device)
-        return images.permute(0, 3, 1, 2).float() / 255
+        return to_pixels(np.array(self.images[rows])).to(device)
 
 
 def load_pool(config: PoolConfig, device: str = "cpu") -> Pool:
@@ -74,7 +73,7 @@ def _render_pool(config: PoolConfig, folder: Path, device: str) -> None:
     for start in range(0, config.size, config.chunk):
         stop = min(start + config.chunk, config.size)
         picture = render(shown[start:stop], generator, device)
-        images[start:stop] = (picture * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        images[start:stop] = to_pictures(picture)
     images.flush()
     np.save(folder / "said.npy", said)
     np.save(folder / "shown.npy", shown)  # last: its presence says that the pool is whole
@@ -294,6 +293,16 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict | None =
     temporary = path.with_suffix(".tmp")
     save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata)
     temporary.replace(path)
+
+
+def to_pixels(pictures: np.ndarray) -> Tensor:
+    """uint8 `[N, H, W, 3]` → float `[N, 3, H, W]` in 0..1."""
+    return torch.from_numpy(pictures).movedim(-1, 1).float() / 255
+
+
+def to_pictures(pixels: Tensor) -> np.ndarray:
+    """The inverse of `to_pixels`, rounded."""
+    return (pixels.clamp(0, 1) * 255).round().byte().movedim(1, -1).cpu().numpy()
 
 
 @torch.no_grad()

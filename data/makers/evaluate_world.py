@@ -17,9 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import batches, configure
+from common import batches, configure, to_pictures, to_pixels
 from make_eye import wear
-from torch import Tensor
 
 from pasta_lib.encoders import ClipEncoder
 from pasta_lib.generator import GeneratorConfig, generate, load_pipeline
@@ -169,16 +168,6 @@ def jackknife(statistic: Callable, *samples: np.ndarray, blocks: int = 20) -> di
 
 
 # --- pictures ---------------------------------------------------------------------------------
-
-
-def to_pixels(pictures: np.ndarray) -> Tensor:
-    """uint8 `[N, H, W, 3]` → float `[N, 3, H, W]` in 0..1."""
-    return torch.from_numpy(pictures).movedim(-1, 1).float() / 255
-
-
-def to_pictures(pixels: Tensor) -> np.ndarray:
-    """The inverse of `to_pixels`, rounded."""
-    return (pixels.clamp(0, 1) * 255).round().byte().movedim(1, -1).numpy()
 
 
 def renders(scenes: np.ndarray, seed: int) -> np.ndarray:
