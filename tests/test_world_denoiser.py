@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from diffusers.models.embeddings import get_timestep_embedding
+from torch import nn
 from torch.distributions import Normal
 
 from pasta_lib.world.denoiser import SCHEDULE, PatchTransformer, posterior
@@ -26,7 +27,7 @@ def model():
 
 
 def small():
-    sizes = dict(sample_size=4, in_channels=6, text_width=8, readings=(2, 3), width=16, heads=2)
+    sizes = dict(sample_size=4, in_channels=6, text_width=8, looks=(2, 3), width=16, heads=2)
     return PatchTransformer(**sizes).eval()
 
 
@@ -43,7 +44,7 @@ def by_hand(m, noisy, times, text):
         wave = get_timestep_embedding(t[None], 16, flip_sin_to_cos=True, downscale_freq_shift=0)
         c = m.time.linear_2(F.silu(m.time.linear_1(wave))) + m.text(states[-1:])
         signal = DDPMScheduler(**SCHEDULE).alphas_cumprod[t]
-        mean, deviation = posterior_by_hand(m, x, t, states[-1], signal)
+        mean, deviation = posterior_by_hand(m, x, states[-1], signal)
         x = m.project_in(torch.cat([x, mean, deviation]).reshape(18, 16).T) + m.position
         for block in m.blocks:
             parts = block.norm.linear(F.silu(c)).view(6, 16)
@@ -63,14 +64,14 @@ def by_hand(m, noisy, times, text):
     return torch.stack(out)
 
 
-def posterior_by_hand(m, x, t, words, signal):
+def posterior_by_hand(m, x, words, signal):
     """Every meaning, every place, one after the other."""
     weights, means, squares = [], [], []
     chances = m.sketch.meanings.logits(words).softmax(0)
     kept = [k for k, p in enumerate(chances) if p >= min(0.02, chances.max())]
     for k in kept:
         meant = words if k == 0 else m.sketch.meanings.things[k - 1]
-        ground, subjects = sketch_by_hand(m.sketch, x, t, words, meant)
+        ground, subjects = sketch_by_hand(m.sketch, x, signal, words, meant)
         for down in (0, 1):
             for right in (0, 1):
                 still = F.pad(subjects, (1, 0, 1, 0))
@@ -89,24 +90,41 @@ def posterior_by_hand(m, x, t, words, signal):
     return mean, (square - mean**2).sqrt()
 
 
-def sketch_by_hand(sketch, x, t, words, meant):
+def sketch_by_hand(sketch, x, signal, words, meant):
     d, s = sketch.draw, sketch.style
     drawing = d[4](F.silu(d[2](F.silu(d[0](meant))))).view(6, 4, 4)
-    wave = get_timestep_embedding(t[None], 64, flip_sin_to_cos=True, downscale_freq_shift=0)[0]
-    reading = s.read(words)
-    said = torch.cat([reading[:2].softmax(0), reading[2:].softmax(0)])
-    look = torch.einsum("oc,chw->ohw", s.glance[0].weight[:, :, 0, 0], x)
-    look = (look + s.glance[0].bias[:, None, None]).flatten()
-    code = said + s.guess[2](F.silu(s.guess[0](torch.cat([look, wave, said]))))
-    m1, b1, m2, b2 = s.modulate[2](F.silu(s.modulate[0](code))).view(4, -1, 1, 1)
-    h = F.silu(
-        F.conv2d(drawing[None], s.around.weight, s.around.bias, padding=1)[0] * (1 + m1) + b1
-    )
+    look = look_by_hand(s, x, signal, words)
+    m1, b1, m2, b2 = s.modulate[2](F.silu(s.modulate[0](look))).view(4, -1, 1, 1)
+    h = F.conv2d(drawing[None], s.around.weight, s.around.bias, padding=1)[0]
+    h = F.silu(h * (1 + m1) + b1)
     h = F.silu(F.conv2d(h[None], s.mix.weight, s.mix.bias)[0] * (1 + m2) + b2)
     subjects = F.conv2d(h[None], s.out.weight, s.out.bias)[0].view(2, 6, 4, 4)
-    code = F.silu(s.compress[2](F.silu(s.compress[0](code))))
-    log_variance = s.by_channel(code).view(6, 1, 1) + s.by_cell(code).view(1, 4, 4)
-    return torch.stack([s.ground(code).view(6, 4, 4), log_variance]), subjects
+    ground, log_variance, _ = ground_by_hand(s, look)
+    return torch.stack([ground, log_variance]), subjects
+
+
+def ground_by_hand(s, look):
+    code = F.silu(s.compress[2](F.silu(s.compress[0](look))))
+    channel, cell = s.by_channel(code).view(2, 6, 1, 1), s.by_cell(code).view(2, 1, 4, 4)
+    return s.ground(code).view(6, 4, 4), *(channel + cell).clamp(-7, 2)
+
+
+def look_by_hand(s, x, signal, words):
+    """Every style with every background: said, or else usual; and seen in the noisy picture."""
+    reading, usual = s.read(words), s.usual(words)
+    styles, backgrounds = reading[:3].softmax(0), reading[3:].softmax(0)
+    belief = torch.zeros(2, 3)
+    for i in range(2):
+        for j in range(3):
+            style = styles[1 + i] + styles[0] * usual[:2].softmax(0)[i]
+            background = backgrounds[1 + j] + backgrounds[0] * usual[2:].softmax(0)[j]
+            look = torch.cat([torch.eye(2)[i], torch.eye(3)[j]])
+            ground, _, log_variance = ground_by_hand(s, look)
+            deviation = (signal * log_variance.exp() + 1 - signal).sqrt()
+            likely = Normal(signal.sqrt() * ground, deviation).log_prob(x).sum()
+            belief[i, j] = (style * background).log() + likely
+    belief = belief.flatten().softmax(0).view(2, 3)
+    return torch.cat([belief.sum(1), belief.sum(0)])
 
 
 @torch.no_grad()
@@ -150,7 +168,7 @@ def test_untrained_it_says_what_bayes_rule_says_of_the_sketches():
     fresh = small()
     noisy, times, text = inputs()
     signal = DDPMScheduler(**SCHEDULE).alphas_cumprod[times].view(-1, 1, 1, 1)
-    mean, _ = posterior(noisy, signal, *fresh.sketch(text[:, -1], noisy, times))
+    mean, _ = posterior(noisy, signal, *fresh.sketch(text[:, -1], noisy, signal))
     assert torch.allclose(fresh(noisy, times, text).sample, mean, atol=1e-6)
     assert not torch.equal(mean, noisy)
 
@@ -173,7 +191,8 @@ def test_it_trains_under_autocast(model):
     tuned = copy.deepcopy(model).train()
     with torch.autocast("cpu", torch.bfloat16):
         tuned(*inputs()).sample.square().mean().backward()
-    gradients = {name: p.grad for name, p in tuned.named_parameters()}
+    aside = ("sketch.style.read", "sketch.style.usual")  # looks are taken as they are
+    gradients = {n: p.grad for n, p in tuned.named_parameters() if not n.startswith(aside)}
     assert all(g is not None and g.isfinite().all() for g in gradients.values())
     for through_match in ("sketch.draw.0.weight", "sketch.meanings.logits.weight"):
         assert gradients[through_match].abs().max() > 0
@@ -228,6 +247,26 @@ def test_posterior_of_one_number_by_brute_force():
         assert mean.item() == pytest.approx(want.item(), abs=1e-4)
         left = (weight * (clean - want).square()).sum().sqrt()
         assert deviation.item() == pytest.approx(left.item(), abs=1e-4)
+
+
+@torch.no_grad()
+def test_what_is_said_is_not_asked_of_the_picture_and_what_is_open_is():
+    style = small().sketch.style
+    style.ground.weight.mul_(40)
+    said = torch.tensor([[-30.0, 30, -30, -30, 30, -30, -30]])  # the first style and background
+    unsaid = torch.tensor([[30.0, -30, -30, 30, -30, -30, -30]])
+    ground = style.grounds(torch.tensor([[0.0, 1, 0, 0, 1]]))[0]  # of the second and third
+    for reading, signal, want in (
+        (said, 0.999, [1, 0, 1, 0, 0]),
+        (unsaid, 0.999, [0, 1, 0, 0, 1]),
+        (unsaid, 1e-9, [0.5, 0.5, 1 / 3, 1 / 3, 1 / 3]),
+    ):
+        nn.init.zeros_(style.read.weight)
+        style.read.bias.copy_(reading[0])
+        nn.init.zeros_(style.usual.weight)
+        nn.init.zeros_(style.usual.bias)
+        look = style.resolve(torch.zeros(1, 8), ground, torch.tensor([[[[signal]]]]))
+        assert look[0].tolist() == pytest.approx(want, abs=1e-3)
 
 
 def test_moved_by_one_cell():

@@ -25,7 +25,7 @@ from make_clip import ClipConfig, _Loss, near_misses  # noqa: E402
 from make_denoiser import DenoiserConfig  # noqa: E402
 from make_eye import estrange, targets, wear  # noqa: E402
 from make_sketch import Lessons, learn_meanings, plain  # noqa: E402
-from make_styling import StylingConfig, copy_readings, errors  # noqa: E402
+from make_styling import StylingConfig, copy_readings, learn_usual, losses  # noqa: E402
 from make_text_encoder import VALUES, build, token_ids  # noqa: E402
 from make_tokenizer import learn  # noqa: E402
 
@@ -236,9 +236,7 @@ def _lessons(n=4000):
     states[kind == 3] = torch.randn(8) + torch.randn(int((kind == 3).sum()), 8) * 0.3
     things = torch.eye(8)[torch.tensor([4, 5, 6, 7])[kind]] * 5 + torch.randn(n, 8) * 0.05
     said = torch.stack([states + 0.05 * torch.randn(n, 8) for _ in range(2)])
-    return Lessons(
-        torch.from_numpy(kind != 3), said, things, torch.zeros(1, 8) - 3, None, None, None
-    )
+    return Lessons(torch.from_numpy(kind != 3), said, things, torch.zeros(1, 8) - 3, *[None] * 5)
 
 
 def test_meanings_are_what_the_ideas_stood_for():
@@ -290,30 +288,58 @@ def test_a_cell_to_the_right_is_a_cell_to_the_right():
 
 
 def test_styling_reads_style_and_background_alone():
-    style = Styling(8, side=2, channels=3, readings=(len(STYLES) + 1, len(BACKGROUNDS) + 1))
+    style = Styling(8, side=2, channels=3, looks=(len(STYLES), len(BACKGROUNDS)))
     encoder_heads = nn.Linear(8, sum(VALUES) + len(VALUES))
     copy_readings(style, encoder_heads.state_dict())
     states = torch.randn(5, 8)
     parts = encoder_heads(states).split([n + 1 for n in VALUES], 1)
-    got = style.read(states).split(style.readings, 1)
-    assert torch.equal(got[0], parts[STYLE])
-    assert torch.equal(got[1], parts[BACKGROUND])
+    assert torch.equal(style.read(states), torch.cat([parts[STYLE], parts[BACKGROUND]], 1))
 
 
-def test_styling_errors_are_zero_for_a_sketch_that_draws_the_pictures():
+def test_what_is_usual_is_what_was_shown_where_prompts_did_not_say():
+    """Prompts of the first kind are shown in style 0 (.8) or 1 (.2), of the second always in 1."""
+    rng, n = np.random.default_rng(0), 6000
+    kind = rng.integers(2, size=n)
+    shown = np.where(kind == 1, 1, rng.random(n) < 0.2).astype(np.int64)
+    said = rng.random(n) < 0.5
+    shown[said] = 2  # must not count: these prompts say their style
+    states = 4 * torch.eye(8)[torch.from_numpy(kind)]
+    looks = torch.from_numpy(np.stack([np.where(rng.random(n) < 0.001, 2, shown), shown], 1))
+    open_ = torch.from_numpy(np.stack([~said, ~said], 1))
+    looks[:3, 1], open_[:3, 1] = torch.arange(3), True
+    taught = Lessons(None, states[None], None, None, None, None, None, looks, open_)
+    style = Styling(8, side=2, channels=3, looks=(3, 3))
+    learn_usual(style, taught)
+    usual = style.usual(4 * torch.eye(8)[:2])[:, :3].softmax(1)
+    assert usual[0].tolist() == pytest.approx([0.8, 0.2, 0], abs=0.03)
+    assert usual[1].tolist() == pytest.approx([0, 1, 0], abs=0.03)
+    with pytest.raises(ValueError, match="of 4 values occur"):
+        learn_usual(Styling(8, side=2, channels=3, looks=(4, 3)), taught)
+
+
+def test_styling_losses_of_a_sketch_that_draws_the_pictures():
     """A styling that hands on the drawing; pictures are the drawings, in known places."""
     n, drawings = 30, torch.randn(30, 3, 4, 4)
     drawings[:, :, -1] = drawings[..., -1] = 0
     places = torch.arange(n) % 4
     shown = moved(drawings)[torch.arange(n), places]
     states = torch.eye(n)[None] * 9
+    looks = torch.stack([torch.arange(n) % 2, torch.arange(n) % 3], 1)
     taught = Lessons(
         torch.zeros(n, dtype=torch.bool), states, states[0], torch.zeros(1, n),
-        drawings.numpy(), shown.numpy(), places,
+        drawings.numpy(), shown.numpy(), places, looks, torch.zeros(n, 2, dtype=torch.bool),
     )  # fmt: skip
 
     class HandOn(nn.Module):
-        read = nn.Linear(1, 1)
+        read, looks = nn.Linear(1, 1), (2, 3)
+
+        def resolve(self, *_):
+            return None
+
+        def grounds(self, look):  # the ground's mean is which style, its log variance which ground
+            assert (look.sum(1) == 2).all()
+            cell = look[:, :, None, None, None].expand(-1, -1, 3, 4, 4)
+            return cell[:, 1], None, cell[:, 3] - cell[:, 4]
 
         def forward(self, drawing, *_):
             nothing = torch.zeros_like(drawing)
@@ -321,10 +347,15 @@ def test_styling_errors_are_zero_for_a_sketch_that_draws_the_pictures():
 
     config = StylingConfig(batch_size=200, drop_caption=0)
     stand_in = SimpleNamespace(draw=lambda meant: drawings[meant.argmax(1)], style=HandOn())
-    left, log_variance = errors(stand_in, taught, config, *step_rng(0, 0))
-    assert left.abs().max() < 1e-6
+    parts = losses(stand_in, taught, config, *step_rng(0, 0))
+    assert parts["squares"] < 1e-12
     rows = step_rng(0, 0)[0].integers(n, size=200)
-    assert torch.allclose(log_variance, (shown[rows].abs() - 3).clamp(max=2), atol=1e-6)
+    picture, (style, ground) = shown[rows], looks[rows].T.float()[..., None, None, None]
+    variance = (picture.abs() - 3).clamp(max=2)
+    assert parts["surprise"].item() == pytest.approx(variance.mean().item() / 2, abs=1e-5)
+    variance = (ground == 1).float() - (ground == 2).float()
+    want = ((picture - style) ** 2 * (-variance).exp() + variance).mean() / 2
+    assert parts["surprise_by_ground"].item() == pytest.approx(want.item(), rel=1e-5)
 
 
 def test_tokenizer_ends_with_the_highest_id_and_knows_every_byte():

@@ -28,6 +28,8 @@ from pasta_lib.world.denoiser import SCHEDULE
 from pasta_lib.world.renderer import IMAGE_SIZE, render
 from pasta_lib.world.scenes import sample_prompts
 
+SIGNAL = DDPMScheduler(**SCHEDULE).alphas_cumprod  # its share in the variance, at every time
+
 
 @dataclass(frozen=True)
 class PoolConfig:

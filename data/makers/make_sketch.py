@@ -42,6 +42,8 @@ from pasta_lib.world.sketch import Meanings, drawing_network
 from pasta_lib.world.vocabulary import BACKGROUNDS, STYLES
 from pasta_lib.world.weights import WORLD_DIR, require
 
+LOOK = [STYLE, BACKGROUND]
+
 
 @dataclass(frozen=True)
 class SketchConfig(TrainConfig):
@@ -71,6 +73,8 @@ class Lessons:
     plain: np.ndarray  # latents of what is meant, plain and in one place, `[N, C, h, w]`
     shown: np.ndarray  # latents of the picture
     places: Tensor  # where its subjects stand: right + 2 · down, `[N]`
+    looks: Tensor  # which style and which background it has, `[N, 2]`
+    open: Tensor  # bool `[N, 2]`: the prompt does not say which
 
     def words(self, rows: np.ndarray, rng: np.random.Generator, drop: float) -> tuple:
         """Text states of what is said and of what is meant, some of them empty. `[B, width]` each.
@@ -120,6 +124,8 @@ def lessons(config: SketchConfig) -> Lessons:
             meant=_states(plain(scenes), read, rng),
             silence=read([""]),
             places=moves[:, 0] + 2 * moves[:, 1],
+            looks=torch.from_numpy(scenes[:, LOOK]),
+            open=torch.from_numpy(prompts[:, LOOK] == UNSAID),
             **latents,
         )
 

@@ -50,14 +50,14 @@ class PatchTransformer(ModelMixin, ConfigMixin):
         sample_size: int = 8,
         in_channels: int = 64,
         text_width: int = 128,
-        readings: tuple[int, ...] = (7, 9),  # classes: styles and backgrounds, and "not said"
+        looks: tuple[int, int] = (6, 8),  # styles and backgrounds
         width: int = 256,
         layers: int = 2,
         heads: int = 4,
         time_cond_proj_dim: int | None = None,  # pipelines ask for it; not used
     ) -> None:
         super().__init__()
-        self.sketch = Sketch(text_width, sample_size, in_channels, tuple(readings))
+        self.sketch = Sketch(text_width, sample_size, in_channels, tuple(looks))
         self.frequencies = Timesteps(width, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time = TimestepEmbedding(width, width)
         self.text = nn.Linear(text_width, width)
@@ -88,7 +88,7 @@ class PatchTransformer(ModelMixin, ConfigMixin):
         words = encoder_hidden_states[:, -1]
         # Bayes' rule adds up thousands of squares: in float32, whatever the model's precision.
         signal = _signal().to(sample.device)[timestep.long()].view(-1, 1, 1, 1)
-        rows, *sketches = self.sketch(words, sample, timestep)
+        rows, *sketches = self.sketch(words, sample, signal)
         mean, deviation = posterior(sample.float(), signal, rows, *(s.float() for s in sketches))
         x = torch.cat([sample, mean.to(sample), deviation.to(sample)], 1)
         x = self.project_in(x.flatten(2).mT) + self.position
