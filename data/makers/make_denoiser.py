@@ -47,7 +47,7 @@ MADE = ("model_index.json", "scheduler", "text_encoder", "unet")  # the rest has
 class DenoiserConfig(TrainConfig):
     """Training of the denoiser."""
 
-    steps: int = 3000
+    steps: int = 4500
     batch_size: int = 64
     decay: float = 0.85
     lr: float = 1e-3
