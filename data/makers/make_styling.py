@@ -4,7 +4,7 @@
 
 From the plain drawings that make_sketch.py taught, and the text encoder's readings of style and
 background, a regression to latents of pictures; in which of the four places the subjects stand is
-told. What the words leave open is to be guessed from the noisy picture. Twenty minutes on two
+told. What the words leave open is to be guessed from the noisy picture. Half an hour on two
 CPU cores.
 """
 
