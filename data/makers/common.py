@@ -28,7 +28,7 @@ from pasta_lib.world.denoiser import SCHEDULE
 from pasta_lib.world.renderer import IMAGE_SIZE, render
 from pasta_lib.world.scenes import sample_prompts
 
-SIGNAL = DDPMScheduler(**SCHEDULE).alphas_cumprod  # its share in the variance, at every time
+NOISE = DDPMScheduler(**SCHEDULE)
 
 
 @dataclass(frozen=True)
@@ -325,7 +325,7 @@ def add_noise(clean: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor
     device = clean.device
     noise = torch.randn(clean.shape, generator=generator).to(device)
     timesteps = (1000 * torch.rand(len(clean), generator=generator).sqrt()).long().to(device)
-    return DDPMScheduler(**SCHEDULE).add_noise(clean, noise, timesteps), timesteps
+    return NOISE.add_noise(clean, noise, timesteps), timesteps
 
 
 def save_half(module, folder: Path) -> None:

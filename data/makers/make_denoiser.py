@@ -28,14 +28,14 @@ from common import (
     load_pool,
     to_latents,
 )
-from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline
 from make_text_encoder import READER, token_ids
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from pasta_lib.world import captions
 from pasta_lib.world.autoencoder import PatchAutoencoder
-from pasta_lib.world.denoiser import SCHEDULE, PatchTransformer
+from pasta_lib.world.denoiser import SCHEDULE, PatchTransformer, signal_share
 from pasta_lib.world.scenes import from_array
 from pasta_lib.world.weights import WORLD_DIR, require, write_atomically, write_manifest
 
@@ -77,7 +77,6 @@ class _Loss:
     def __init__(self, pool: Pool, latents: np.ndarray, tokenizer, text_encoder, config) -> None:
         self.scenes, self.latents = from_array(pool.said), latents
         self.tokenizer, self.text_encoder, self.config = tokenizer, text_encoder, config
-        self.signal = DDPMScheduler(**SCHEDULE).alphas_cumprod
 
     def __call__(self, model, rng, generator):
         device = next(model.parameters()).device
@@ -95,7 +94,7 @@ class _Loss:
         guess = model(noisy, timesteps, text).sample
         error = F.mse_loss(guess, clean, reduction="none").mean((1, 2, 3))
         # The weight of an error of the velocity (1 / variance of the noise), bounded.
-        signal = self.signal.to(device)[timesteps]
+        signal = signal_share().to(device)[timesteps]
         loss = (error / (1 - signal).clamp(min=0.2)).mean()
         high = timesteps > 900
         return loss, {"error_above_900": error[high].mean() if high.any() else error.mean()}

@@ -4,8 +4,8 @@
 
 From the plain drawings that make_sketch.py taught, and the text encoder's readings of style and
 background, a regression to latents of pictures; in which of the four places the subjects stand is
-told. What the words leave open is to be guessed from the noisy picture. Half an hour on two
-CPU cores.
+told. What the words leave open, the noisy picture tells. About half an hour on two CPU
+cores.
 """
 
 from dataclasses import dataclass
@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import SIGNAL, TrainConfig, add_noise, configure, fit, save_tensors
+from common import TrainConfig, add_noise, configure, fit, save_tensors
 from make_sketch import LOOK, Lessons, SketchConfig, lessons
 from make_text_encoder import READER, VALUES
 from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from pasta_lib.world.denoiser import signal_share
 from pasta_lib.world.sketch import LOG_VARIANCE, Sketch, Styling, moved
 from pasta_lib.world.weights import WORLD_DIR
 
@@ -92,7 +93,7 @@ def losses(
     said, meant = (w.to(device) for w in lessons.words(rows, rng, config.drop_caption))
     clean = torch.from_numpy(lessons.shown[rows]).to(device).float()
     noisy, timesteps = add_noise(clean, generator)
-    signal = SIGNAL.to(device)[timesteps].view(-1, 1, 1, 1)
+    signal = signal_share().to(device)[timesteps].view(-1, 1, 1, 1)
     styled = sketch.style(sketch.draw(meant), sketch.style.resolve(said, noisy, signal))
     here = torch.arange(len(rows)), lessons.places[rows]
     mean, log_variance = (g + moved(s)[here] for g, s in zip(*styled, strict=True))

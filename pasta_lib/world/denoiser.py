@@ -23,7 +23,7 @@ from diffusers.models.normalization import AdaLayerNormContinuous, AdaLayerNormZ
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor, nn
 
-from pasta_lib.world.sketch import Sketch
+from pasta_lib.world.sketch import Sketch, log_density
 
 SCHEDULE = dict(  # of the noise, as `diffusers` schedulers take it
     num_train_timesteps=1000,
@@ -87,7 +87,7 @@ class PatchTransformer(ModelMixin, ConfigMixin):
         timestep = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
         words = encoder_hidden_states[:, -1]
         # Bayes' rule adds up thousands of squares: in float32, whatever the model's precision.
-        signal = _signal().to(sample.device)[timestep.long()].view(-1, 1, 1, 1)
+        signal = signal_share().to(sample.device)[timestep.long()].view(-1, 1, 1, 1)
         rows, *sketches = self.sketch(words, sample, signal)
         mean, deviation = posterior(sample.float(), signal, rows, *(s.float() for s in sketches))
         x = torch.cat([sample, mean.to(sample), deviation.to(sample)], 1)
@@ -101,7 +101,7 @@ class PatchTransformer(ModelMixin, ConfigMixin):
 
 
 @cache
-def _signal() -> Tensor:
+def signal_share() -> Tensor:
     """Share of the signal in the variance of a noisy picture at every time, `[1000]`: what the
     schedulers call `alphas_cumprod`."""
     return DDPMScheduler(**SCHEDULE).alphas_cumprod
@@ -127,7 +127,7 @@ def posterior(
     spread, signal = log_variance.exp(), signal[rows, None]
     variance = (1 - signal) + signal * spread
     gap = sample[rows, None] - signal.sqrt() * sketches
-    fit = log_weight[:, None] - (gap.square() / variance + variance.log()).sum((2, 3, 4)) / 2
+    fit = log_weight[:, None] + log_density(gap, variance)
     best = torch.full_like(sample[:, 0, 0, 0], -torch.inf)
     best = best.scatter_reduce(0, rows, fit.amax(1), "amax").detach()
     weight = (fit - best[rows, None]).exp()

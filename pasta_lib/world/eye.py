@@ -70,7 +70,7 @@ class Reading:
 
 
 class Eye(nn.Module):
-    """A small residual network with one linear head an attribute. 0.9 M parameters."""
+    """A small residual network with one linear head an attribute. 0.8 M parameters."""
 
     def __init__(self) -> None:
         super().__init__()
