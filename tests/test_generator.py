@@ -79,6 +79,7 @@ def patch_folder(tmp_path_factory):
     text, tokenizer = tiny_text(CLIPTextModel, 16)
     unet = PatchTransformer(text_width=16, width=16, layers=1, heads=2)
     torch.nn.init.normal_(unet.project_out.weight)
+    torch.nn.init.normal_(unet.retouch.conv_out.weight)
     unet.sketch.meanings.things.normal_()
     unet.sketch.meanings.logits.weight.data.mul_(20)  # prompts with several meanings
     pipeline = StableDiffusionPipeline(

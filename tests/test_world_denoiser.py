@@ -10,6 +10,7 @@ from diffusers.models.embeddings import get_timestep_embedding
 from torch import nn
 from torch.distributions import Normal
 
+from pasta_lib.world.autoencoder import PatchAutoencoder
 from pasta_lib.world.denoiser import SCHEDULE, PatchTransformer, posterior
 from pasta_lib.world.sketch import moved
 
@@ -28,7 +29,7 @@ def model():
 
 def small():
     sizes = dict(sample_size=4, in_channels=6, text_width=8, looks=(2, 3), width=16, heads=2)
-    return PatchTransformer(**sizes).eval()
+    return PatchTransformer(**sizes, patch=4, detail=8).eval()
 
 
 def inputs(batch=3):
@@ -40,12 +41,12 @@ def inputs(batch=3):
 def by_hand(m, noisy, times, text):
     """One picture at a time, attention by torch's own function."""
     out = []
-    for x, t, states in zip(noisy, times, text, strict=True):
+    for sample, t, states in zip(noisy, times, text, strict=True):
         wave = get_timestep_embedding(t[None], 16, flip_sin_to_cos=True, downscale_freq_shift=0)
         c = m.time.linear_2(F.silu(m.time.linear_1(wave))) + m.text(states[-1:])
         signal = DDPMScheduler(**SCHEDULE).alphas_cumprod[t]
-        mean, deviation = posterior_by_hand(m, x, states[-1], signal)
-        x = m.project_in(torch.cat([x, mean, deviation]).reshape(18, 16).T) + m.position
+        mean, deviation = posterior_by_hand(m, sample, states[-1], signal)
+        x = m.project_in(torch.cat([sample, mean, deviation]).reshape(18, 16).T) + m.position
         for block in m.blocks:
             parts = block.norm.linear(F.silu(c)).view(6, 16)
             shift, scale, gate, shift_ff, scale_ff, gate_ff = parts
@@ -60,8 +61,35 @@ def by_hand(m, noisy, times, text):
             x = x + gate_ff * block.ff[2](F.relu(block.ff[0](h)))
         scale, shift = m.norm_out.linear(F.silu(c)).view(2, 16)
         x = m.project_out(F.layer_norm(x, (16,), eps=1e-6) * (1 + scale) + shift)
-        out.append(mean + x.T.reshape(6, 4, 4) * deviation)
+        guess = mean + x.T.reshape(6, 4, 4) * deviation
+        noise = (sample - signal**0.5 * guess) / (1 - signal) ** 0.5
+        out.append(guess + deviation * retouch_by_hand(m.retouch, noise, guess, c[0]))
     return torch.stack(out)
+
+
+def retouch_by_hand(r, noise, guess, c):
+    """Cells to points by einsum, and back; the residual blocks from their parts."""
+
+    def points(latents):  # colours, two by two points of each, rows, columns
+        cells = torch.einsum("pc,chw->phw", r.to_points, latents).view(3, 4, 4, 4, 4)
+        picture = cells.permute(0, 3, 1, 4, 2).reshape(3, 16, 16)  # [colour, row, column]
+        return picture.view(3, 8, 2, 8, 2).permute(0, 2, 4, 1, 3).reshape(12, 8, 8)
+
+    x = F.conv2d(torch.cat([points(noise), points(guess)])[None], *own(r.conv_in), padding=1)
+    for block in r.resnets:
+        h = F.silu(F.group_norm(x, 8, *own(block.norm1), eps=1e-6))
+        h = F.conv2d(h, *own(block.conv1), padding=1)
+        scale, shift = block.time_emb_proj(F.silu(c)).view(2, 1, 8, 1, 1)
+        h = F.silu(F.group_norm(h, 8, *own(block.norm2), eps=1e-6) * (1 + scale) + shift)
+        x = x + F.conv2d(h, *own(block.conv2), padding=1)
+    x = F.conv2d(F.silu(x), *own(r.conv_out), padding=1)[0]
+    picture = x.view(3, 2, 2, 8, 8).permute(0, 3, 1, 4, 2).reshape(3, 16, 16)
+    cells = picture.view(3, 4, 4, 4, 4).permute(0, 2, 4, 1, 3).reshape(48, 4, 4)
+    return torch.einsum("cp,phw->chw", r.to_cells, cells)
+
+
+def own(layer):
+    return layer.weight, layer.bias
 
 
 def posterior_by_hand(m, x, words, signal):
@@ -129,7 +157,7 @@ def look_by_hand(s, x, signal, words):
 
 @torch.no_grad()
 def test_forward_is_the_equations(model):
-    assert torch.allclose(model(*inputs()).sample, by_hand(model, *inputs()), atol=1e-5)
+    assert torch.allclose(model(*inputs()).sample, by_hand(model, *inputs()), atol=1e-4)
 
 
 @torch.no_grad()
@@ -267,6 +295,19 @@ def test_what_is_said_is_not_asked_of_the_picture_and_what_is_open_is():
         nn.init.zeros_(style.usual.bias)
         look = style.resolve(torch.zeros(1, 8), ground, torch.tensor([[[[signal]]]]))
         assert look[0].tolist() == pytest.approx(want, abs=1e-3)
+
+
+@torch.no_grad()
+def test_retouching_sees_the_points_that_the_autoencoder_shows():
+    """With the autoencoder's own bases: what it decodes, and back to the same latents."""
+    vae = PatchAutoencoder.fit(torch.rand(40, 3, 16, 16) * 2 - 1, latent_channels=64)
+    retouch = PatchTransformer(width=16, layers=1, heads=2).retouch
+    retouch.to_points.copy_(vae.inverse)
+    retouch.to_cells.copy_(vae.projection)
+    latents = torch.randn(2, 64, 2, 2)
+    picture = vae.decode(latents).sample - vae.decode(torch.zeros_like(latents)).sample
+    assert torch.allclose(retouch.points(latents), F.pixel_unshuffle(picture, 2), atol=1e-4)
+    assert torch.allclose(retouch.cells(retouch.points(latents)), latents, atol=1e-4)
 
 
 def test_moved_by_one_cell():

@@ -389,10 +389,24 @@ def test_denoiser_loss_by_hand():
     loss_function = make_denoiser._Loss(pool, latents, tokenizer, reader, config)
     right, off = _Answers(torch.ones(400, 64, 8, 8)), _Answers(torch.full((400, 64, 8, 8), 3.0))
     assert loss_function(right, *step_rng(0, 0))[0] == 0
-    loss, _ = loss_function(off, *step_rng(0, 0))
+    loss, parts = loss_function(off, *step_rng(0, 0))
+    assert parts == {"error_below_300": 4, "error_above_900": 4}
     noisy, timesteps, text = off.asked
+    assert np.histogram(timesteps, 40, (0, 1000))[0].tolist() == [10] * 40  # evenly spread
     signal = DDPMScheduler(**SCHEDULE).alphas_cumprod[timesteps]
-    assert loss.item() == pytest.approx((4 / (1 - signal).clamp(min=0.2)).mean().item(), rel=1e-5)
+    # Where the noise counts fully it is the squared error of v = √signal noise - √(1 - signal) x0,
+    # with the noise that the answer implies.
+    start, answer = torch.ones(400), torch.full((400,), 3.0)
+    noise = (noisy[:, 0, 0, 0] - signal.sqrt() * start) / (1 - signal).sqrt()
+    implied = (noisy[:, 0, 0, 0] - signal.sqrt() * answer) / (1 - signal).sqrt()
+    velocity, guessed = (
+        signal.sqrt() * e - (1 - signal).sqrt() * x for e, x in ((noise, start), (implied, answer))
+    )
+    want = (velocity - guessed).square()
+    full = signal < 0.98
+    assert full.float().mean() > 0.85
+    want[~full] = 4 / 0.02
+    assert loss.item() == pytest.approx(want.mean().item(), rel=1e-4)
     # noisy = sqrt(signal) * 1 + sqrt(1 - signal) * standard normal noise
     noise = (noisy - signal.sqrt().view(-1, 1, 1, 1)) / (1 - signal).sqrt().view(-1, 1, 1, 1)
     assert noise.std().item() == pytest.approx(1, abs=0.01)

@@ -319,13 +319,10 @@ def latents_digest(vae: PatchAutoencoder) -> str:
     return hashlib.sha256(weights).hexdigest()[:8]
 
 
-def add_noise(clean: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Noisy latents, and their times `[B]`: more often high noise than low, since what the picture
-    shows is decided there."""
-    device = clean.device
-    noise = torch.randn(clean.shape, generator=generator).to(device)
-    timesteps = (1000 * torch.rand(len(clean), generator=generator).sqrt()).long().to(device)
-    return NOISE.add_noise(clean, noise, timesteps), timesteps
+def add_noise(clean: Tensor, timesteps: Tensor, generator: torch.Generator) -> Tensor:
+    """Noisy latents at `timesteps` `[B]`, the noise drawn on the CPU."""
+    noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+    return NOISE.add_noise(clean, noise, timesteps.to(clean.device))
 
 
 def save_half(module, folder: Path) -> None:

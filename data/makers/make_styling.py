@@ -92,8 +92,10 @@ def losses(
     rows = rng.integers(len(lessons.shown), size=config.batch_size)
     said, meant = (w.to(device) for w in lessons.words(rows, rng, config.drop_caption))
     clean = torch.from_numpy(lessons.shown[rows]).to(device).float()
-    noisy, timesteps = add_noise(clean, generator)
-    signal = signal_share().to(device)[timesteps].view(-1, 1, 1, 1)
+    # More often high noise than low: that is where the look is in doubt.
+    timesteps = (1000 * torch.rand(len(rows), generator=generator).sqrt()).long()
+    noisy = add_noise(clean, timesteps, generator)
+    signal = signal_share()[timesteps].to(device).view(-1, 1, 1, 1)
     styled = sketch.style(sketch.draw(meant), sketch.style.resolve(said, noisy, signal))
     here = torch.arange(len(rows)), lessons.places[rows]
     mean, log_variance = (g + moved(s)[here] for g, s in zip(*styled, strict=True))

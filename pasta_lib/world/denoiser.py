@@ -3,11 +3,12 @@
 The words give a few sketches of what the picture may show, and where (`pasta_lib.world.sketch`).
 The noisy picture says which of them it is, and what it shows beside that is believed as far as
 noise allows: Bayes' rule for a mixture of Gaussians. A small transformer, one token a cell, adds
-the rest: stars and hills, grain, washes, and what the sketch got wrong. Its blocks are those of
-Peebles & Xie (2023), "Scalable diffusion models with transformers": time and caption set scale,
-shift and gate (adaLN-Zero). Its output is scaled to what is left to find at each time, as in Karras
-et al. (2022), "Elucidating the design space of diffusion-based generative models", there around
-zero, here around what Bayes' rule says. The sketches are ours.
+what lies elsewhere in the picture: stars and hills, and what the sketch got wrong. Its blocks are
+those of Peebles & Xie (2023), "Scalable diffusion models with transformers": time and caption set
+scale, shift and gate (adaLN-Zero). A convolutional network adds what is finer than a cell: edges,
+grain, washes. What both add is scaled to what is left to find at each time, as in Karras et al.
+(2022), "Elucidating the design space of diffusion-based generative models", there around zero, here
+around what Bayes' rule says. The sketches are ours.
 It is called as `diffusers.UNet2DConditionModel` is, so pipelines and training scripts treat it as
 one.
 """
@@ -15,11 +16,13 @@ one.
 from functools import cache
 
 import torch
+import torch.nn.functional as F
 from diffusers import ConfigMixin, DDPMScheduler, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention_processor import Attention, AttnProcessor
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.normalization import AdaLayerNormContinuous, AdaLayerNormZero
+from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor, nn
 
@@ -54,6 +57,8 @@ class PatchTransformer(ModelMixin, ConfigMixin):
         width: int = 256,
         layers: int = 2,
         heads: int = 4,
+        patch: int = 8,  # picture points a cell, each way
+        detail: int = 48,  # channels of the convolutional network
         time_cond_proj_dim: int | None = None,  # pipelines ask for it; not used
     ) -> None:
         super().__init__()
@@ -66,11 +71,13 @@ class PatchTransformer(ModelMixin, ConfigMixin):
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.norm_out = AdaLayerNormContinuous(width, width, elementwise_affine=False, eps=1e-6)
         self.project_out = nn.Linear(width, in_channels)
+        self.retouch = Retouch(in_channels, patch, width, detail)
         for block in self.blocks:  # adaLN-Zero: each starts as the identity
             nn.init.zeros_(block.norm.linear.weight)
             nn.init.zeros_(block.norm.linear.bias)
-        nn.init.zeros_(self.project_out.weight)  # and the whole as what Bayes' rule says
-        nn.init.zeros_(self.project_out.bias)
+        for last in (self.project_out, self.retouch.conv_out):
+            nn.init.zeros_(last.weight)  # and the whole as what Bayes' rule says
+            nn.init.zeros_(last.bias)
 
     def forward(
         self,
@@ -96,7 +103,10 @@ class PatchTransformer(ModelMixin, ConfigMixin):
         for block in self.blocks:
             x = block(x, condition)
         x = self.project_out(self.norm_out(x, condition)).mT.unflatten(2, sample.shape[2:])
-        x = (mean + deviation * x).to(sample.dtype)
+        guess = mean + deviation * x
+        noise = (sample - signal.sqrt() * guess) / (1 - signal).sqrt()
+        x = self.retouch(noise.to(sample), guess.to(sample), condition)
+        x = (guess + deviation * x).to(sample.dtype)
         return UNet2DConditionOutput(sample=x) if return_dict else (x,)
 
 
@@ -154,10 +164,56 @@ class Block(nn.Module):
             width, heads=heads, dim_head=width // heads, bias=True, processor=AttnProcessor()
         )
         self.norm_ff = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.ff = nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width))
+        self.ff = nn.Sequential(nn.Linear(width, 3 * width), nn.ReLU(), nn.Linear(3 * width, width))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         normed, gate, shift, scale, gate_ff = self.norm(x, emb=condition)
         x = x + gate[:, None] * self.attention(normed)
         normed = self.norm_ff(x) * (1 + scale[:, None]) + shift[:, None]
         return x + gate_ff[:, None] * self.ff(normed)
+
+
+class Retouch(nn.Module):
+    """What is finer than a cell: residual convolutions over the picture's points, two by two.
+
+    `to_points` `[3 · patch², C]` and `to_cells` `[C, 3 · patch²]` lead from a cell of the latents to
+    its points and back. The maker takes them from the autoencoder; the picture is nowhere else
+    looked at in this form.
+    """
+
+    def __init__(
+        self, channels: int, patch: int, condition_width: int, width: int, layers: int = 4
+    ) -> None:
+        super().__init__()
+        self.patch = patch
+        basis = nn.init.orthogonal_(torch.empty(3 * patch**2, channels))
+        self.register_buffer("to_points", basis)
+        self.register_buffer("to_cells", basis.mT.clone())
+        self.conv_in = nn.Conv2d(2 * 12, width, 3, padding=1)
+        self.resnets = nn.ModuleList(
+            ResnetBlock2D(
+                in_channels=width,
+                temb_channels=condition_width,
+                groups=8,
+                time_embedding_norm="scale_shift",
+            )
+            for _ in range(layers)
+        )
+        self.conv_out = nn.Conv2d(width, 12, 3, padding=1)
+
+    def forward(self, noise: Tensor, guess: Tensor, condition: Tensor) -> Tensor:
+        """The noise and the clean picture as guessed so far, both `[B, C, H, W]`, as the result."""
+        x = self.conv_in(torch.cat([self.points(noise), self.points(guess)], 1))
+        for resnet in self.resnets:
+            x = resnet(x, condition)
+        return self.cells(self.conv_out(F.silu(x)))
+
+    def points(self, latents: Tensor) -> Tensor:
+        """`[B, 12, H · patch / 2, W · patch / 2]`: the colours of two by two points."""
+        points = F.conv2d(latents, self.to_points[:, :, None, None])
+        return F.pixel_unshuffle(F.pixel_shuffle(points, self.patch), 2)
+
+    def cells(self, points: Tensor) -> Tensor:
+        """Latents `[B, C, H, W]` of points arranged as `points` arranges them."""
+        points = F.pixel_unshuffle(F.pixel_shuffle(points, 2), self.patch)
+        return F.conv2d(points, self.to_cells[:, :, None, None])
