@@ -5,7 +5,7 @@
 A PatchTransformer on the autoencoder's 8 × 8 latents learns to name the clean latents. The text
 encoder (make_text_encoder.py) and the sketch (make_sketch.py, make_styling.py) stay as they are:
 trained along, the encoder soon forgot the subjects, which an earlier denoiser came to need last.
-The result loads with `DiffusionPipeline.from_pretrained`. About 95 pictures a second on two cores;
+The result loads with `DiffusionPipeline.from_pretrained`. About 55 pictures a second on two cores;
 `--max_seconds` cuts a long training into pieces, and running it again goes on.
 """
 
