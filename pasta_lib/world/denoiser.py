@@ -176,8 +176,8 @@ class Block(nn.Module):
 class Retouch(nn.Module):
     """What is finer than a cell: residual convolutions over the picture's points, two by two.
 
-    `to_points` `[3 · patch², C]` and `to_cells` `[C, 3 · patch²]` lead from a cell of latents to its
-    points and back. The maker takes them from the autoencoder; they stay as they are.
+    `to_points` `[3 · patch², C]` and `to_cells` `[C, 3 · patch²]` lead from cells to their points
+    and back. The maker takes them from the autoencoder; they stay as they are.
     """
 
     def __init__(
