@@ -35,8 +35,8 @@ class GeneratorConfig:
 
     model: str = MINIATURE  # or a folder, or a hub model's id with its revision (pasta_lib.hub)
     revision: str | None = None  # of a hub model: a commit, so that it never changes
-    steps: int = 12
-    guidance: float = 3.0  # classifier-free guidance scale; 1 is without
+    steps: int = 6
+    guidance: float = 2.0  # classifier-free guidance scale; 1 is without
     batch_size: int = 16
     device: str = "cpu"
     dtype: str = ""  # float32, float16 or bfloat16; empty: float16 on a GPU, else float32
