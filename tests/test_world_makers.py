@@ -24,7 +24,7 @@ from common import Pool, TrainConfig, fit, step_rng, to_latents  # noqa: E402
 from make_clip import ClipConfig, _Loss, near_misses  # noqa: E402
 from make_denoiser import DenoiserConfig  # noqa: E402
 from make_eye import estrange, targets, wear  # noqa: E402
-from make_sketch import Lessons, learn_meanings, plain  # noqa: E402
+from make_sketch import PLAIN, Lessons, learn_meanings, plain  # noqa: E402
 from make_styling import StylingConfig, copy_readings, learn_usual, losses  # noqa: E402
 from make_text_encoder import VALUES, build, token_ids  # noqa: E402
 from make_tokenizer import learn  # noqa: E402
@@ -34,13 +34,16 @@ from pasta_lib.world.denoiser import SCHEDULE, PatchTransformer  # noqa: E402
 from pasta_lib.world.renderer import render, render_seeded  # noqa: E402
 from pasta_lib.world.scenes import (  # noqa: E402
     BACKGROUND,
+    BACKGROUND_NAMES,
     COLOUR,
+    COLOUR_NAMES,
     COUNT,
     IDEA,
     SECOND,
     STYLE,
     STYLE_NAMES,
     SUBJECT,
+    SUBJECT_NAMES,
     Scene,
     is_held_out,
     sample_scenes,
@@ -214,11 +217,30 @@ def test_plain_scenes_keep_their_subjects_and_stay_in_training():
     kept = [c for c in range(7) if c not in (STYLE, BACKGROUND)]
     assert (drawn[:, kept] == scenes[:, kept]).all()
     assert not is_held_out(drawn).any()
-    usual = (drawn[:, [STYLE, BACKGROUND]] == 0).all(1)
+    teal = BACKGROUND_NAMES.index("teal")
+    usual = (drawn[:, [STYLE, BACKGROUND]] == [0, teal]).all(1)
     assert 0.7 < usual.mean() < 1
     again = drawn.copy()
-    again[:, [STYLE, BACKGROUND]] = 0
+    again[:, [STYLE, BACKGROUND]] = 0, teal
     assert is_held_out(again[~usual]).all()  # only where it must be otherwise
+    assert {BACKGROUND_NAMES[b] for b in np.unique(drawn[:, BACKGROUND])} <= set(PLAIN)
+
+
+def test_every_subject_shows_on_the_usual_plain_ground_in_every_colour():
+    def contrast(background):
+        scenes = [Scene(s, c, "flat", background) for c in COLOUR_NAMES for s in SUBJECT_NAMES]
+        pictures = render_seeded(to_array(scenes), 1)
+        ground = pictures[:, :, :3].flatten(2).median(2).values[:, :, None, None]
+        return (pictures - ground).abs().amax(1)
+
+    by_ground = {name: contrast(name) > 0.12 for name in ("teal", "white", "yellow")}
+    subject = torch.stack(list(by_ground.values())).any(0).float()
+    shown = {
+        name: ((by_ground[name] * subject).sum((1, 2)) / subject.sum((1, 2))).min().item()
+        for name in by_ground
+    }
+    assert shown["teal"] > 0.75
+    assert shown["white"] < 0.25  # why it is not white
 
 
 def test_plain_scenes_forget_the_idea_they_stood_for():

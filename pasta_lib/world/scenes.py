@@ -257,14 +257,16 @@ def idea_weights() -> dict[int, np.ndarray]:
     return out
 
 
-def sample_prompts(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def sample_prompts(
+    n: int, rng: np.random.Generator, second: float = SECOND_SHARE
+) -> tuple[np.ndarray, np.ndarray]:
     """Prompts for training and the scenes painted for them, both int64 `[n, 7]`.
 
     One in eight is an idea (one third of those with a style, one fifth with a background); of the
     rest one in eight leaves out the style, and as many the background. The words never name, nor
-    the paint show, a held-out pair.
+    the paint show, a held-out pair. `second` as in `sample_scenes`, of those that are no ideas.
     """
-    shown = sample_scenes(n, rng)
+    shown = sample_scenes(n, rng, second=second)
     said = shown.copy()
     said[rng.random(n) < 0.125, STYLE] = UNSAID
     said[rng.random(n) < 0.125, BACKGROUND] = UNSAID
