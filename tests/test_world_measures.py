@@ -30,14 +30,18 @@ from pasta_lib.world.bank import RECORD, bank_card, load_bank, prompts, seed_of 
 from pasta_lib.world.eye import HEADS, Reading, load_eye  # noqa: E402
 from pasta_lib.world.reachable import reachable  # noqa: E402
 from pasta_lib.world.scenes import (  # noqa: E402
+    COLOUR,
     IDEA,
+    IDEA_NAMES,
     SECOND,
     SUBJECT,
     SUBJECT_NAMES,
     UNSAID,
     Scene,
     from_array,
+    idea_weights,
     is_held_out,
+    resolve,
     sample_scenes,
     to_array,
 )
@@ -371,6 +375,29 @@ def test_bank_fidelity_by_hand():
     }
     assert found["subjects"]["subject"]["n"] == 4
     assert found["subjects"]["style"]["n"] == 2
+
+
+def test_open_choices_are_measured_against_what_was_taught():
+    rng = np.random.default_rng(0)
+    members = reachable()
+    idea = members[:, IDEA] >= 0
+    records = np.zeros((len(members), 4), RECORD)
+    styles = rng.choice(6, (len(members), 4), p=[0.5, 0.1, 0.1, 0.1, 0.1, 0.1])
+    np.put_along_axis(records["style"], styles[..., None], 255, -1)
+    shown = resolve(np.repeat(members[idea], 4, 0), rng, training=True)[:, SUBJECT].reshape(-1, 4)
+    records["subject"][idea, :, 0] = shown
+    found = evaluate_world.open_choices(members, records, np.random.default_rng(1))
+    assert found["style"]["flat"]["value"] == pytest.approx(0.5, abs=0.05)
+    assert found["style"]["neon"]["value"] == pytest.approx(0.1, abs=0.04)
+    tinted = (members[:, COLOUR] > 0).sum() // 7  # each in six styles or none
+    assert found["style"]["neon"]["n"] == 64 * 9 + tinted + 64 * 3
+    assert found["ideas"]["value"] == pytest.approx(found["ideas_at_random"]["value"], abs=0.02)
+    assert found["ideas"]["n"] == len(IDEA_NAMES)
+    # Half of the pictures of every idea show what no idea stands for: half the mass is elsewhere.
+    strange = np.flatnonzero(~(idea_weights()[SUBJECT][:-1] > 0).any(0))[0]
+    records["subject"][idea, :2, 0] = strange
+    off = evaluate_world.open_choices(members, records, np.random.default_rng(1))
+    assert off["ideas"]["value"] == pytest.approx(0.5, abs=0.06)
 
 
 def test_the_parts_of_the_bank_are_those_of_reachable():

@@ -33,6 +33,7 @@ from pasta_lib.world.scenes import (
     COLOUR,
     COUNT,
     IDEA,
+    IDEA_NAMES,
     STYLE,
     SUBJECT,
     VALUES,
@@ -40,6 +41,7 @@ from pasta_lib.world.scenes import (
     from_array,
     idea_weights,
     own_colours,
+    resolve,
     sample_scenes,
     shows_colour,
 )
@@ -61,6 +63,7 @@ NEEDS = {  # section → what of `models` it depends on, as beginnings of keys
     "diversity": (*_DRAWING, _CLIP, _SPRITES),
     "speed": (*_DRAWING, _SPRITES),
     "bank": (BANK_FILE,),
+    "open": (BANK_FILE,),
     "audit": (*_DRAWING, EYE_FILE),  # measured by make_audit.py
 }
 
@@ -69,7 +72,7 @@ NEEDS = {  # section → what of `models` it depends on, as beginnings of keys
 class EvaluationConfig:
     """How much is measured."""
 
-    sections: str = "eye,calibration,clip,fidelity,steps,frechet,diversity,speed,bank"
+    sections: str = "eye,calibration,clip,fidelity,steps,frechet,diversity,speed,bank,open"
     renders: int = 4000  # held-out renders for the eye, and for its calibration
     zero_shot: int = 1000  # held-out renders for CLIP, each against 88 captions
     seen: int = 2000  # generated pictures of seen combinations
@@ -85,8 +88,8 @@ def main() -> None:
     sections = config.sections.split(",")
     measures = {section: globals()[f"evaluate_{section}"] for section in sections}
     for section, measure in measures.items():
-        if section == "bank" and BANK_FILE not in read_manifest():
-            print("bank: skipped, data/makers/make_bank.py has not built it yet")
+        if NEEDS[section] == (BANK_FILE,) and BANK_FILE not in read_manifest():
+            print(f"{section}: skipped, data/makers/make_bank.py has not built it yet")
             continue
         torch.set_num_threads(config.threads)
         started, now = time.monotonic(), models()
@@ -457,6 +460,39 @@ def bank_fidelity(members: np.ndarray, records: np.ndarray) -> dict:
         }
         for part, rows in parts.items()
     }
+
+
+def evaluate_open(config: EvaluationConfig) -> dict:
+    """What the bank's pictures show where their prompts leave it open."""
+    return open_choices(reachable(), load_bank().records, np.random.default_rng(CONTROL + 8))
+
+
+def open_choices(members: np.ndarray, records: np.ndarray, rng: np.random.Generator) -> dict:
+    """Shares of the styles where a prompt says none (training had about as many of each), and how
+    far an idea's subjects are from those it stands for: total variation distance, 0 to 1, a mean
+    over ideas; beside it, how far as many scenes drawn at random are.
+
+    `members` int `[N, 7]`, `records` `[N, 4]` of `bank.RECORD`.
+    """
+    idea = members[:, IDEA] >= 0
+    style = records["style"][~idea & (members[:, STYLE] < 0)].argmax(-1)
+    seen = records["subject"][idea, :, 0]
+    asked = np.repeat(members[idea], seen.shape[1], 0)
+
+    def shares(asked: np.ndarray, subject: np.ndarray) -> np.ndarray:
+        table = np.zeros((len(IDEA_NAMES), len(SUBJECTS)))
+        np.add.at(table, (asked[:, IDEA], subject), 1)
+        table = table[table.any(1)]
+        return table / table.sum(1, keepdims=True)
+
+    many = np.tile(asked, (20, 1))
+    stands_for = shares(many, resolve(many, rng, training=True)[:, SUBJECT])
+    at_random = shares(asked, resolve(asked, rng, training=True)[:, SUBJECT])
+    distance = {
+        name: mean(np.abs(found - stands_for).sum(1) / 2)
+        for name, found in (("ideas", shares(asked, seen.ravel())), ("ideas_at_random", at_random))
+    }
+    return {"style": {n: mean((style == i).mean(1)) for i, n in enumerate(STYLES)}} | distance
 
 
 if __name__ == "__main__":
