@@ -4,8 +4,7 @@
 
 From the plain drawings that make_sketch.py taught, and the text encoder's readings of style and
 background, a regression to latents of pictures; in which of the four places the subjects stand is
-told. What the words leave open, the noisy picture tells. About half an hour on two CPU
-cores.
+told. What the words leave open, the noisy picture tells. About half an hour on two CPU cores.
 """
 
 from dataclasses import dataclass
@@ -92,8 +91,7 @@ def losses(
     rows = rng.integers(len(lessons.shown), size=config.batch_size)
     said, meant = (w.to(device) for w in lessons.words(rows, rng, config.drop_caption))
     clean = torch.from_numpy(lessons.shown[rows]).to(device).float()
-    # More often high noise than low: that is where the look is in doubt.
-    timesteps = (1000 * torch.rand(len(rows), generator=generator).sqrt()).long()
+    timesteps = torch.randint(len(signal_share()), (len(rows),), generator=generator)
     noisy = add_noise(clean, timesteps, generator)
     signal = signal_share()[timesteps].to(device).view(-1, 1, 1, 1)
     styled = sketch.style(sketch.draw(meant), sketch.style.resolve(said, noisy, signal))

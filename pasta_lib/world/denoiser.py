@@ -30,7 +30,7 @@ from pasta_lib.world.sketch import Sketch, log_density
 
 SCHEDULE = dict(  # of the noise, as `diffusers` schedulers take it
     num_train_timesteps=1000,
-    beta_schedule="squaredcos_cap_v2",
+    beta_schedule="linear",  # much time at high noise, where it is decided what a prompt will mean
     prediction_type="sample",  # 64 numbers a token: naming the noise would fill a narrow network
     rescale_betas_zero_snr=True,  # sampling starts from pure noise, so training must see it
     timestep_spacing="trailing",
