@@ -168,8 +168,11 @@ def test_forward_is_the_equations(model):
 def test_retouching_is_the_equations(model):
     """In double precision, since its normalisation makes rounding larger."""
     retouch = copy.deepcopy(model.retouch).double()
-    noise, guess = torch.randn(2, 6, 4, 4).double(), torch.randn(2, 6, 4, 4).double()
-    condition = torch.randn(2, 16).double()
+    generator = torch.Generator().manual_seed(4)
+    noise, guess, condition = (
+        torch.randn(2, *shape, generator=generator).double()
+        for shape in ((6, 4, 4), (6, 4, 4), (16,))
+    )
     parts = zip(noise, guess, condition, strict=True)
     want = torch.stack([retouch_by_hand(retouch, *part) for part in parts])
     assert torch.allclose(retouch(noise, guess, condition), want, rtol=0, atol=1e-9)
@@ -302,7 +305,7 @@ def test_what_is_said_is_not_asked_of_the_picture_and_what_is_open_is():
     for reading, signal, want in (
         (said, 0.999, [1, 0, 1, 0, 0]),
         (unsaid, 0.999, [0, 1, 0, 0, 1]),
-        (unsaid, 1e-12, [0.5, 0.5, 1 / 3, 1 / 3, 1 / 3]),
+        (unsaid, 1e-9, [0.5, 0.5, 1 / 3, 1 / 3, 1 / 3]),
     ):
         nn.init.zeros_(style.read.weight)
         style.read.bias.copy_(reading[0])
