@@ -36,6 +36,13 @@ class ChoiceData:
     `person`     long [N], 0 … U-1, non-decreasing.
     `person_ids` array [U], the people's own names, in the order of `person`.
 
+    Where they are not None:
+    `context`       long [N], row of `context_table`: the prompt under which items are judged;
+    `context_table` float [C, D'];
+    `tie`           float64 [N], the share of the vote for "all the same", an alternative beside the
+                    L; target and tie sum to 1;
+    `rating`        float64 [N], a rating of the one alternative that there is (L = 1), no choice.
+
     Memory: 8 (N L M + V D + N L) bytes and a little. Build one with `from_arrays` or `from_long`,
     which check their input; the constructor itself checks nothing.
     """
@@ -46,18 +53,26 @@ class ChoiceData:
     weight: Tensor
     person: Tensor
     person_ids: np.ndarray
+    context: Tensor | None = None
+    context_table: Tensor | None = None
+    tie: Tensor | None = None
+    rating: Tensor | None = None
 
     @classmethod
     def from_arrays(
         cls,
         features: Tensor | np.ndarray | None = None,
         *,
-        target: Tensor | np.ndarray,
         person: Sequence | np.ndarray | Tensor,
+        target: Tensor | np.ndarray | None = None,
         items: Tensor | np.ndarray | None = None,
         table: Tensor | np.ndarray | None = None,
         weight: Tensor | np.ndarray | None = None,
         people: Sequence | None = None,
+        context: Tensor | np.ndarray | None = None,
+        context_table: Tensor | np.ndarray | None = None,
+        tie: Tensor | np.ndarray | None = None,
+        rating: Tensor | np.ndarray | None = None,
     ) -> ChoiceData:
         """From padded arrays.
 
@@ -65,17 +80,19 @@ class ChoiceData:
         is padding, or `items` [N, L] or [N, L, M] with -1 for padding, and their `table` [V, D].
         `target` is the chosen alternative [N] (whole numbers) or a share for each [N, L];
         `person` [N] is any label; `people`, if given, lists everybody who should be there.
+        `context` [N] are rows of `context_table` [C, D']; `tie` [N] is what is left of the vote;
+        with `rating` [N] there is one alternative and no target.
 
         Raises `BadData`, naming the first observation at fault, for: shapes that do not fit, NaN or
-        infinite features, an id outside the table, fewer than two alternatives, a target that is
-        negative, does not sum to 1 or lies on padding, a negative weight, a person of `people`
-        without an observation.
+        infinite features, an id outside the table, fewer than two alternatives (of a rating: other
+        than one), a target that is negative, does not sum to 1 or lies on padding, a negative
+        weight, a rating that is not finite, a person of `people` without an observation.
         """
         if (features is None) == (items is None) or (items is None) != (table is None):
             raise BadData("Give either `features`, or `items` with the `table` that they index.")
         if features is not None:
             items, table = _items_of_features(_tensor(features))
-        items, table = torch.as_tensor(items), _tensor(table)
+        items, table = _as_tensor(items), _tensor(table)
         if items.is_floating_point() or items.dtype == torch.bool:
             raise BadData(f"`items` must be whole numbers (rows of `table`), not {items.dtype}.")
         if items.ndim == 2:
@@ -103,7 +120,19 @@ class ChoiceData:
                     f"Person '{absent[0]}' has no observation ({len(absent)} such people): "
                     "leave them out of `people`, or add what they chose."
                 )
-        target = _target(torch.as_tensor(target), n, width).double()
+        if (rating is None) == (target is None):
+            raise BadData("Give either `target` or `rating`.")
+        if rating is None:
+            target = _target(_as_tensor(target), n, width).double()
+        else:
+            target = torch.ones(n, width, dtype=torch.float64)
+        if (context is None) != (context_table is None):
+            raise BadData("Give `context` together with the `context_table` that it indexes.")
+        further = {"context": context, "tie": tie, "rating": rating}
+        further = {k: _as_tensor(v) for k, v in further.items() if v is not None}
+        for name, values in further.items():
+            if values.shape != (n,):
+                raise BadData(f"`{name}` must be [{n}], one for each observation.")
         weight = torch.ones(n) if weight is None else _tensor(weight)
         if weight.shape != (n,):
             raise BadData(f"`weight` must be [{n}], one for each observation.")
@@ -115,6 +144,8 @@ class ChoiceData:
             weight=weight.double()[order],
             person=torch.as_tensor(number)[order],
             person_ids=np.asarray(person_ids),
+            context_table=None if context_table is None else _tensor(context_table),
+            **{k: (v if k == "context" else v.double())[order] for k, v in further.items()},
         )
         _check(data, order)
         return data
@@ -205,6 +236,11 @@ class ChoiceData:
         return self.items >= 0
 
     @property
+    def parts(self) -> tuple[ChoiceData, ...]:
+        """Itself alone, as a `Panel` has several."""
+        return (self,)
+
+    @property
     def n_observations(self) -> int:
         return len(self.items)
 
@@ -251,6 +287,11 @@ class ChoiceData:
             weight=self.weight[keep],
             person=torch.as_tensor(left),
             person_ids=self.person_ids[number],
+            **{
+                name: getattr(self, name)[keep]
+                for name in ("context", "tie", "rating")
+                if getattr(self, name) is not None
+            },
         )
 
     def select_people(self, people: Tensor | np.ndarray) -> ChoiceData:
@@ -265,12 +306,18 @@ class ChoiceData:
         Yields (observations, people) as slices; a person with more than `size` is a run alone.
         """
         first = self.first
-        u = 0
-        while u < self.n_people:
-            end = int(torch.searchsorted(first, first[u] + size, right=True)) - 1
-            end = min(max(end, u + 1), self.n_people)
-            yield slice(int(first[u]), int(first[end])), slice(u, end)
-            u = end
+        for people in runs(first, size):
+            yield slice(int(first[people.start]), int(first[people.stop])), people
+
+
+def runs(first: Tensor, size: int) -> Iterator[slice]:
+    """Runs of people with about `size` observations, from how many came before each, [U + 1]."""
+    u, n_people = 0, len(first) - 1
+    while u < n_people:
+        end = int(torch.searchsorted(first, first[u] + size, right=True)) - 1
+        end = min(max(end, u + 1), n_people)
+        yield slice(u, end)
+        u = end
 
 
 _TRUTH = {True: 1, False: 0} | {  # 1 and 1.0 hash like True
@@ -280,8 +327,12 @@ _TRUTH = {True: 1, False: 0} | {  # 1 and 1.0 hash like True
 }
 
 
+def _as_tensor(values) -> Tensor:
+    return values if isinstance(values, Tensor) else torch.as_tensor(np.require(values, None, "W"))
+
+
 def _tensor(values) -> Tensor:
-    values = torch.as_tensor(values if isinstance(values, Tensor) else np.asarray(values))
+    values = _as_tensor(values)
     return values if values.is_floating_point() else values.double()
 
 
@@ -341,15 +392,23 @@ def _check(data: ChoiceData, order: Tensor) -> None:
         "NaN or infinite features.",
         "Mend the item's row, or mark it as padding (-1).",
     )
-    refuse(there.sum(1) < 2, "fewer than two alternatives.", "Leave such observations out.")
+    if data.rating is None:
+        refuse(there.sum(1) < 2, "fewer than two alternatives.", "Leave such observations out.")
+    else:
+        refuse(there.sum(1) != 1, "a rating of other than one alternative.", "Rate one at a time.")
+        refuse(~data.rating.isfinite(), "a rating that is no number.", "Leave it out.")
+    if data.context is not None:
+        off = (data.context < 0) | (data.context >= len(data.context_table))
+        refuse(off, "a context outside its table.", "Use rows of `context_table`.")
     target = data.target
+    shares = target if data.tie is None else torch.cat([target, data.tie[:, None]], 1)
     refuse(
-        ~target.isfinite().all(1) | (target < 0).any(1),
+        ~shares.isfinite().all(1) | (shares < 0).any(1),
         "a negative or missing target.",
         "Shares are between 0 and 1.",
     )
     refuse(
-        (target.sum(1) - 1).abs() > 1e-6,
+        (shares.sum(1) - 1).abs() > 1e-6,
         "its target does not sum to 1.",
         "Divide by the sum, and carry the total in `weight`.",
     )

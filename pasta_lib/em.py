@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 
 from pasta_lib.choices import BadData, ChoiceData
 from pasta_lib.em_steps import GradientStep, NewtonStep
+from pasta_lib.panel import Panel
 from pasta_lib.user_model import LinearUtility, sum_by_person
 from pasta_lib.user_types import Restarts, UserTypes
 
@@ -46,18 +47,19 @@ class EMConfig:
     tolerance: float = 1e-9  # a pair of passes that gains less is quiet; nats per observation
     patience: int = 2  # a restart has arrived after so many quiet pairs in a row
     accelerate: bool = True  # SQUAREM; never for mini-batches, whose passes are noisy
-    ridge: float = 1e-8  # LinearUtility: a prior too weak to see, which bounds separable types
+    ridge: float = 1e-8  # precision of a prior around the start; so weak that it only bounds
     learning_rate: float = 1e-2  # other modules: Adam's
     batch: int = 4096  # other modules: observations in a mini-batch
 
 
 def fit_user_types(
-    data: ChoiceData,
+    data: ChoiceData | Panel,
     utility: nn.Module,
     n_types: int,
     *,
     seed: int,
     config: EMConfig = EMConfig(),
+    start: Tensor | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> UserTypes:
@@ -65,7 +67,8 @@ def fit_user_types(
 
     `utility` maps features [..., D] to scores [..., K]; it is not changed. Its parameters are where
     every restart begins (the heads of a network best at zero); types are told apart at first by a
-    random division of people among them. Types are returned by falling prior.
+    random division of people among them, or once by `start` [U, K], posteriors found by simpler
+    means. Types are returned by falling prior.
 
     With `checkpoint`, the search is written there as it goes, and a call with the same data, seed
     and config goes on from it, to the same result as without the interruption.
@@ -85,7 +88,11 @@ def fit_user_types(
     if isinstance(utility, LinearUtility):
         em = NewtonStep(data, n_types, config.ridge)
     else:
-        em = GradientStep(utility, data, n_types, config.learning_rate, config.batch, generator)
+        em = GradientStep(
+            utility, data, n_types, config.learning_rate, config.batch, config.ridge, generator
+        )
+    if start is not None:
+        config = replace(config, min_waves=1, max_waves=1, wave=1)
     fingerprint = checkpoint and _fingerprint(data, utility, n_types, seed, config)
     search = _load(checkpoint, fingerprint, generator)
     with tqdm(disable=not progress, unit="step", desc=f"EM, {n_types} types") as bar:
@@ -93,7 +100,7 @@ def fit_user_types(
             if not search or not search["running"].any():
                 ended = len(search.get("winners", ()))
                 restarts = 1 if n_types == 1 else min(2**ended, config.wave)
-                search |= _new_wave(em, data, n_types, restarts, generator)
+                search |= _new_wave(em, data, n_types, restarts, generator, start)
             _two_passes(search, em, data, config)
             _stop_some(search, data, config)
             if not search["running"].any():
@@ -105,12 +112,14 @@ def fit_user_types(
 
 def _check_shape(utility: nn.Module, data: ChoiceData, n_types: int) -> None:
     """One item through the utility, so that a misfit is told in words."""
-    d = data.table.shape[1]
+    part, dtype = data.parts[0], next(utility.parameters()).dtype
+    tables = [part.table] if part.context is None else [part.table, part.context_table]
     try:
         with torch.no_grad():
-            scores = utility(data.table[:1].to(next(utility.parameters()).dtype)).shape[-1]
+            scores = utility(*(table[:1].to(dtype) for table in tables)).shape[-1]
     except (RuntimeError, IndexError) as error:
-        raise BadData(f"The utility cannot take the data's {d} features: {error}") from error
+        widths = " and ".join(str(table.shape[1]) for table in tables)
+        raise BadData(f"The utility cannot take the data's {widths} features: {error}") from error
     if scores != n_types:
         raise BadData(f"The utility gives {scores} scores for {n_types} types: make them equal.")
 
@@ -127,10 +136,14 @@ log-likelihoods. Of the waves that ended: `winners` [waves], the best log-likeli
 """
 
 
-def _new_wave(em, data: ChoiceData, n_types: int, restarts: int, generator) -> Search:
-    """Divide the people among the types at random, once for each restart."""
-    member = torch.randint(n_types, (data.n_people, restarts), generator=generator)
-    state = em.start(nn.functional.one_hot(member, n_types).double())
+def _new_wave(em, data: ChoiceData, n_types: int, restarts: int, generator, start) -> Search:
+    """Divide the people among the types: at random, once for each restart, or as `start` says."""
+    if start is None:
+        member = torch.randint(n_types, (data.n_people, restarts), generator=generator)
+        start = nn.functional.one_hot(member, n_types)
+    else:
+        start = start[:, None]
+    state = em.start(start.double())
     log_likelihood, following = em(state)
     return {
         "state": state,
@@ -257,10 +270,14 @@ def _result(search: Search, utility, data: ChoiceData, n_types: int, config) -> 
 
 def _warn_if_separable(types: UserTypes, data: ChoiceData) -> None:
     """A type that chooses without any doubt has part-worths that only the ridge bounds."""
-    p = types.log_probabilities(data).exp().double()
     gamma = types.posterior(data)
-    doubt = sum_by_person((p * (1 - p)).sum(1), data.person, data.n_people)
-    doubt = (gamma * doubt).sum(0) / (gamma.T @ data.first.diff().double())
+    doubt, number = 0.0, 0.0
+    for part in data.parts:
+        if part.rating is None:
+            p = types.log_probabilities(part).exp().double()
+            doubt = doubt + sum_by_person((p * (1 - p)).sum(1), part.person, part.n_people)
+            number = number + part.first.diff().double()
+    doubt = (gamma * doubt).sum(0) / (gamma.T @ number)
     sure = (doubt < 1e-3).nonzero()[:, 0].tolist()
     if sure:
         warnings.warn(
@@ -284,8 +301,9 @@ def _show(bar: tqdm, search: Search) -> None:
 def _fingerprint(data: ChoiceData, utility, n_types: int, seed: int, config: EMConfig) -> str:
     digest = hashlib.sha256(json.dumps([n_types, seed, asdict(config)]).encode())
     digest.update(f"{type(utility).__qualname__} {utility}".encode())
-    tensors = {"items": data.items, "table": data.table, "target": data.target}
-    tensors |= {"weight": data.weight, "person": data.person} | utility.state_dict()
+    tensors = dict(utility.state_dict())
+    for i, part in enumerate(data.parts):
+        tensors |= {f"{i} {k}": v for k, v in vars(part).items() if isinstance(v, Tensor)}
     for name, tensor in tensors.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.contiguous().numpy().tobytes())

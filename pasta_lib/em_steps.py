@@ -16,18 +16,23 @@ data: `NewtonStep` keeps each alternative's mean features and, up to `OUTER_LIMI
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from pasta_lib.choices import ChoiceData
+from pasta_lib.panel import Panel
 from pasta_lib.user_model import (
     choice_log_probabilities,
+    column_utility,
+    named,
     observation_log_likelihood,
     parameter_vector,
     posterior,
+    rating_log_likelihood,
     stacked,
     sum_by_person,
 )
@@ -42,40 +47,54 @@ class Block:
 
     features: Tensor  # [L, B, M, D]
     mask: Tensor  # [L, B, M]
-    share: Tensor  # [L, B], weight times target
+    share: Tensor  # [L, B], weight times target; [L + 1, B] where a tie is an alternative
+    weight: Tensor  # [B]
     person: Tensor  # [B], counted from 0 in this block
     people: slice  # of everybody
+    context: Tensor | None  # [B, 1, D'], to meet the features
+    rating: Tensor | None  # [B]
 
     @property
     def n_people(self) -> int:
         return self.people.stop - self.people.start
 
-    def log_probabilities(self, score, parameters: Tensor) -> Tensor:
-        """log P(c | k) for every restart: [L, B, R, K]."""
-        features = self.features.to(parameters.dtype)
-        return choice_log_probabilities(score(parameters, features), self.mask)
+    @property
+    def has_ties(self) -> bool:
+        return len(self.share) > len(self.mask)
 
-    def log_likelihood(self, log_p: Tensor) -> Tensor:
-        """log P(all that a person chose | k): [U_b, R, K]."""
-        each = observation_log_likelihood(log_p, self.share)
+    def utility(self, score: Callable[..., Tensor], dtype: torch.dtype) -> Tensor:
+        """R_k(c) of every alternative [L, B, ..., K], by a function of features and context."""
+        context = [] if self.context is None else [self.context.to(dtype)]
+        return column_utility(score(self.features.to(dtype), *context), self.mask)
+
+    def each_log_likelihood(self, utility: Tensor, terms: dict[str, Tensor]) -> Tensor:
+        """log P(observation | k): [B, ..., K]. `terms`: a module's parameters by name."""
+        terms = {name.split(".")[-1]: values for name, values in terms.items()}
+        if self.rating is not None:
+            each = rating_log_likelihood(utility, self.rating, terms["rating_terms"])
+            return each * self.weight.reshape(-1, *[1] * (each.ndim - 1))
+        log_tie = terms["log_tie"][..., None] if self.has_ties else None
+        return observation_log_likelihood(choice_log_probabilities(utility, log_tie), self.share)
+
+    def by_person(self, each: Tensor) -> Tensor:
+        """Observations' [B, ...] summed within people: [U_b, ...]."""
         return sum_by_person(each, self.person, self.n_people)
 
 
 def cut(data: ChoiceData, rows: slice, people: slice) -> Block:
     """The observations `rows` of the people `people`."""
     items = data.items[rows].transpose(0, 1).contiguous()
+    vote = data.target if data.tie is None else torch.cat([data.target, data.tie[:, None]], 1)
     return Block(
         features=data.table[items.clamp(min=0)],
         mask=items >= 0,
-        share=(data.target[rows] * data.weight[rows, None]).T.contiguous(),
+        share=(vote[rows] * data.weight[rows, None]).T.contiguous(),
+        weight=data.weight[rows],
         person=data.person[rows] - people.start,
         people=people,
+        context=None if data.context is None else data.context_table[data.context[rows]][:, None],
+        rating=None if data.rating is None else data.rating[rows],
     )
-
-
-def blocks(data: ChoiceData, size: int) -> Iterator[Block]:
-    """Runs of whole people with about `size` observations."""
-    return (cut(data, rows, people) for rows, people in data.blocks(size))
 
 
 class NewtonStep:
@@ -118,8 +137,10 @@ class NewtonStep:
         for rows, people in self.data.blocks(self._block_size(restarts)):
             block = cut(self.data, rows, people)
             scores = block.features @ parameters.reshape(restarts * k, d).T  # all types at once
-            log_p = choice_log_probabilities(scores.unflatten(-1, (restarts, k)), block.mask)
-            g, evidence = posterior(log_prior, block.log_likelihood(log_p))
+            utility = column_utility(scores.unflatten(-1, (restarts, k)), block.mask)
+            log_p = choice_log_probabilities(utility)
+            each = observation_log_likelihood(log_p, block.share)
+            g, evidence = posterior(log_prior, block.by_person(each))
             if gamma is not None:
                 g = gamma[people].to(state.dtype)
             log_likelihood += evidence.sum(0)
@@ -173,17 +194,19 @@ class GradientStep:
     def __init__(
         self,
         utility: nn.Module,
-        data: ChoiceData,
+        data: ChoiceData | Panel,
         n_types: int,
         learning_rate: float,
         batch: int,
+        ridge: float,
         generator: torch.Generator,
     ):
-        self.data, self.n_types = data, n_types
-        self.batches = list(data.blocks(batch))
-        self.score, self.initial = stacked(utility), parameter_vector(utility)
+        self.panel, self.n_types = Panel.of(*data.parts), n_types
+        self.batches = list(self.panel.blocks(batch))
+        self.utility, self.score = utility, stacked(utility)
+        self.initial = parameter_vector(utility)
         self.n_parameters = len(self.initial)
-        self.learning_rate, self.batch, self.generator = learning_rate, batch, generator
+        self.learning_rate, self.ridge, self.generator = learning_rate, ridge, generator
 
     def start(self, gamma: Tensor) -> Tensor:
         """The M-step alone, from posteriors γ [U, R, K]: every restart from the module as it is."""
@@ -193,16 +216,19 @@ class GradientStep:
         return self._epoch(torch.cat([log_prior, rows, memory], 1), gamma)
 
     def __call__(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        """(log-likelihood [R], next state) of a state."""
+        """(log-likelihood less the ridge's penalty [R], next state) of a state."""
         log_prior, parameters, _ = self._parts(state)
         people = []
         with torch.no_grad():
-            for block in blocks(self.data, self.batch):
-                log_p = block.log_probabilities(self.score, parameters)
-                people.append(posterior(log_prior, block.log_likelihood(log_p)))
+            for rows, run in self.batches:
+                people.append(posterior(log_prior, self._log_likelihood(rows, run, parameters)))
         gamma = torch.cat([g for g, _ in people])
         log_likelihood = torch.cat([evidence for _, evidence in people]).sum(0)
-        return log_likelihood, self._epoch(state, gamma)
+        return log_likelihood - self._penalty(parameters), self._epoch(state, gamma)
+
+    def _penalty(self, parameters: Tensor) -> Tensor:
+        """Of a Gaussian prior around the start, [R]."""
+        return self.ridge / 2 * (parameters - self.initial).square().sum(1)
 
     def _epoch(self, state: Tensor, gamma: Tensor) -> Tensor:
         _, parameters, memory = self._parts(state)
@@ -218,9 +244,12 @@ class GradientStep:
         epochs = float(steps.max()) / len(self.batches)
         adam.param_groups[0]["lr"] = self.learning_rate / (1 + epochs / 10) ** 0.5
         for i in order:
-            block = cut(self.data, *self.batches[i])
-            complete = block.log_likelihood(block.log_probabilities(self.score, parameters))
-            loss = -(gamma[block.people] * complete).sum() / len(block.person)
+            rows, people = self.batches[i]
+            complete = self._log_likelihood(rows, people, parameters)
+            observations = sum(part.stop - part.start for part in rows)
+            share = observations / self.panel.n_observations
+            gain = (gamma[people] * complete).sum() - share * self._penalty(parameters).sum()
+            loss = -gain / observations
             adam.zero_grad()
             loss.backward()
             adam.step()
@@ -230,6 +259,16 @@ class GradientStep:
         return torch.cat(
             [log_prior, parameters.detach(), new["exp_avg"], new["exp_avg_sq"], steps], 1
         )
+
+    def _log_likelihood(self, rows: tuple[slice, ...], people: slice, parameters) -> Tensor:
+        """log P(all that a person chose and rated | k), of a run of people: [U_b, R, K]."""
+        terms, total = named(self.utility, parameters), 0
+        for part, here in zip(self.panel.parts, rows, strict=True):
+            if here.stop > here.start:
+                block = cut(part, here, people)
+                utility = block.utility(partial(self.score, parameters), parameters.dtype)
+                total = total + block.by_person(block.each_log_likelihood(utility, terms))
+        return total
 
     def _parts(self, state: Tensor) -> tuple[Tensor, ...]:
         p = self.n_parameters

@@ -8,12 +8,13 @@ second derivative of the whole log-likelihood Σ_u log Σ_k π_k Π_i P(x_i | k)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from pasta_lib.choices import BadData, ChoiceData
-from pasta_lib.em_steps import blocks
+from pasta_lib.em_steps import cut
 from pasta_lib.user_model import posterior, stacked
 from pasta_lib.user_types import UserTypes
 
@@ -61,8 +62,10 @@ def mixture_hessian(types: UserTypes, data: ChoiceData, size: int = 1024) -> Ten
     def log_likelihood(theta: Tensor, block) -> Tensor:
         weight, eta = theta[: 1 - k or None], theta[len(theta) + 1 - k :]
         log_prior = torch.cat([eta, eta.new_zeros(1)]).log_softmax(0)
-        by_type = block.log_likelihood(block.log_probabilities(score, weight[None]))
+        utility = block.utility(partial(score, weight[None]), weight.dtype)
+        by_type = block.by_person(block.each_log_likelihood(utility, {}))
         return posterior(log_prior, by_type)[1].sum()
 
     hessian = torch.func.jacrev(torch.func.grad(log_likelihood))
-    return sum(hessian(theta, block) for block in blocks(data.pooled(), size))
+    pooled = data.pooled()
+    return sum(hessian(theta, cut(pooled, *run)) for run in pooled.blocks(size))

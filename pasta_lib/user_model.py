@@ -4,13 +4,16 @@
     utility    R_k(c)     = mean over the column's items of s_k(I_m)       PASTA; the mean: ours
     choice     P(c | k)   = softmax over the alternatives of R_k(c)        PASTA
 
-A utility is any `torch.nn.Module` that maps features [..., D] to scores [..., K]; a temperature, if
-it wants one, is a parameter of its own. To fit several restarts at once, the parameters of R copies
-of a module travel together as one matrix [R, P], a row each.
+A utility is any `torch.nn.Module` that maps features [..., D], and the prompt's [..., D'] where the
+data have prompts, to scores [..., K]; a temperature, if it wants one, is a parameter of its own.
+For data with ties it needs a parameter `log_tie` [], for ratings `rating_terms` [3]. To fit several
+restarts at once, the parameters of R copies of a module travel together as one matrix [R, P], a row
+each.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -37,20 +40,29 @@ def parameter_vector(utility: nn.Module) -> Tensor:
     return nn.utils.parameters_to_vector(utility.parameters()).detach().clone()
 
 
-def stacked(utility: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
-    """A module as a function of its parameters: (rows [R, P], features [..., D]) → [..., R, K]."""
+def stacked(utility: nn.Module) -> Callable[..., Tensor]:
+    """A module as a function of its parameters: (rows [R, P], inputs [..., D]) → [..., R, K]."""
+
+    def score(row: Tensor, *inputs: Tensor) -> Tensor:
+        return torch.func.functional_call(utility, named(utility, row), inputs)
+
+    def of_rows(rows: Tensor, *inputs: Tensor) -> Tensor:
+        in_dims = (0, *[None] * len(inputs))
+        return torch.func.vmap(score, in_dims=in_dims, out_dims=-2)(rows, *inputs)
+
+    return of_rows
+
+
+def named(utility: nn.Module, rows: Tensor) -> dict[str, Tensor]:
+    """Parameters by name, [..., *shape] each, from rows [..., P]: undoes `parameter_vector`."""
     shapes = {name: p.shape for name, p in utility.named_parameters()}
-
-    def score(row: Tensor, features: Tensor) -> Tensor:
-        parts = row.split([shape.numel() for shape in shapes.values()])
-        named = {k: part.reshape(shapes[k]) for k, part in zip(shapes, parts, strict=True)}
-        return torch.func.functional_call(utility, named, (features,))
-
-    return torch.func.vmap(score, in_dims=(0, None), out_dims=-2)
+    parts = rows.split([shape.numel() for shape in shapes.values()], -1)
+    both = zip(shapes.items(), parts, strict=True)
+    return {name: part.reshape((*rows.shape[:-1], *shape)) for (name, shape), part in both}
 
 
-def choice_log_probabilities(scores: Tensor, mask: Tensor) -> Tensor:
-    """log P(c | k) of every alternative.
+def column_utility(scores: Tensor, mask: Tensor) -> Tensor:
+    """R_k(c) of every alternative, the mean over its items.
 
     Alternatives come first here: a softmax over the leading dimension is several times faster.
     `scores` [L, B, M, ..., K] of the items, `mask` bool [L, B, M]. Returns [L, B, ..., K]; -inf on
@@ -67,7 +79,32 @@ def choice_log_probabilities(scores: Tensor, mask: Tensor) -> Tensor:
     there = mask.any(2)
     if not there.all():
         utility = utility.masked_fill(~beside(there), -torch.inf)
+    return utility
+
+
+def choice_log_probabilities(utility: Tensor, log_tie: Tensor | None = None) -> Tensor:
+    """log P(c | k) of every alternative, [L, B, ..., K] as `utility` is.
+
+    With `log_tie` (a number, or [..., 1]) there is one more alternative, the last: "all the same",
+    worth the mean of the others plus log_tie. That is Davidson's (1970) model of ties.
+    """
+    if log_tie is not None:
+        there = ~utility.isneginf()
+        mean = utility.where(there, 0.0).sum(0) / there.sum(0)
+        utility = torch.cat([utility, (mean + log_tie)[None]])
     return utility.log_softmax(0)
+
+
+def rating_log_likelihood(utility: Tensor, rating: Tensor, terms: Tensor) -> Tensor:
+    """log N(rating; a + b R_k, σ²), [B, ..., K], in float64; ours.
+
+    `utility` [1, B, ..., K] of the rated alternative; `rating` [B]; `terms` [..., 3]: a, log b and
+    log σ.
+    """
+    a, log_b, log_sigma = terms.unsqueeze(-2).unbind(-1)  # [..., 1] each, to meet K
+    there = rating.reshape(-1, *[1] * (utility.ndim - 2)).to(utility.dtype)
+    gap = (there - a - log_b.exp() * utility[0]) / log_sigma.exp()
+    return (-0.5 * gap.square() - log_sigma - 0.5 * math.log(2 * math.pi)).double()
 
 
 def observation_log_likelihood(log_p: Tensor, share: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,12 +12,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from pasta_lib.choices import BadData, ChoiceData
-from pasta_lib.user_model import (
-    choice_log_probabilities,
-    observation_log_likelihood,
-    posterior,
-    sum_by_person,
-)
+from pasta_lib.em_steps import Block, cut
+from pasta_lib.panel import Panel
+from pasta_lib.user_model import choice_log_probabilities, posterior, sum_by_person
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,11 @@ class UserTypes:
 
     @classmethod
     def of(
-        cls, utility: nn.Module, log_prior: Tensor, data: ChoiceData, restarts: Restarts | None
+        cls,
+        utility: nn.Module,
+        log_prior: Tensor,
+        data: ChoiceData | Panel,
+        restarts: Restarts | None,
     ) -> UserTypes:
         """Sort the types and take the log-likelihood of `data`."""
         order = log_prior.argsort(descending=True)
@@ -84,26 +86,37 @@ class UserTypes:
         return self.n_parameters * math.log(self.n_people) - 2 * self.log_likelihood
 
     @torch.no_grad()
-    def log_probabilities(self, data: ChoiceData, size: int = 2**16) -> Tensor:
+    def log_probabilities(self, data: ChoiceData, size: int = 2**14) -> Tensor:
         """log P(c | k) of every alternative [N, L, K], computed `size` observations at a time."""
-        dtype = next(self.utility.parameters()).dtype
-        parts = []
-        for items in data.items.transpose(0, 1).split(size, dim=1):
-            features = data.table[items.clamp(min=0)].to(dtype)
-            scores = self.utility(features)[..., self.order]
-            parts.append(choice_log_probabilities(scores, items >= 0))
+        log_tie = None if data.tie is None else self.utility.log_tie
+        utilities = (utility for _, utility in self._utilities(data, size))
+        parts = [choice_log_probabilities(utility, log_tie) for utility in utilities]
         return torch.cat(parts, 1).transpose(0, 1)
 
-    def observation_log_likelihood(self, data: ChoiceData) -> Tensor:
-        """log P(observation | k) [N, K]."""
-        share = data.target * data.weight[:, None]
-        return observation_log_likelihood(self.log_probabilities(data).transpose(0, 1), share.T)
+    @torch.no_grad()
+    def column_utilities(self, data: ChoiceData, size: int = 2**14) -> Tensor:
+        """R_k(c) of every alternative [N, L, K]."""
+        return torch.cat([u for _, u in self._utilities(data, size)], 1).transpose(0, 1)
 
-    def posterior(self, data: ChoiceData) -> Tensor:
+    @torch.no_grad()
+    def observation_log_likelihood(self, data: ChoiceData, size: int = 2**14) -> Tensor:
+        """log P(observation | k) [N, K]."""
+        terms = dict(self.utility.named_parameters())
+        both = self._utilities(data, size)
+        return torch.cat([block.each_log_likelihood(utility, terms) for block, utility in both])
+
+    def _utilities(self, data: ChoiceData, size: int) -> Iterator[tuple[Block, Tensor]]:
+        """Some observations at a time, with R_k(c) [L, B, K]."""
+        dtype = next(self.utility.parameters()).dtype
+        for rows, people in data.blocks(size):
+            block = cut(data, rows, people)
+            yield block, block.utility(self.utility, dtype)[..., self.order]
+
+    def posterior(self, data: ChoiceData | Panel) -> Tensor:
         """γ [U, K]: how much each person belongs to each type, from all that they chose."""
         return self._bayes(data)[0]
 
-    def person_log_likelihood(self, data: ChoiceData) -> Tensor:
+    def person_log_likelihood(self, data: ChoiceData | Panel) -> Tensor:
         """log Σ_k π_k P(all that u chose | k), [U]."""
         return self._bayes(data)[1]
 
@@ -135,9 +148,12 @@ class UserTypes:
         gamma, _ = posterior(self.log_prior, before)
         return (gamma.log() + each).logsumexp(-1)
 
-    def _bayes(self, data: ChoiceData) -> tuple[Tensor, Tensor]:
-        each = self.observation_log_likelihood(data)
-        return posterior(self.log_prior, sum_by_person(each, data.person, data.n_people))
+    def _bayes(self, data: ChoiceData | Panel) -> tuple[Tensor, Tensor]:
+        total = sum(
+            sum_by_person(self.observation_log_likelihood(part), part.person, data.n_people)
+            for part in data.parts
+        )
+        return posterior(self.log_prior, total)
 
 
 def match_types(gamma: Tensor, other: Tensor) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,7 +18,13 @@ from pasta_lib.datasets.electricity import read_electricity
 from pasta_lib.em import EMConfig, fit_user_types
 from pasta_lib.em_steps import NewtonStep, cut
 from pasta_lib.information import mixture_hessian, standard_errors
-from pasta_lib.user_model import LinearUtility, choice_log_probabilities, posterior, stacked
+from pasta_lib.user_model import (
+    LinearUtility,
+    choice_log_probabilities,
+    column_utility,
+    posterior,
+    stacked,
+)
 from pasta_lib.user_types import UserTypes, match_types
 
 GOLDEN = {  # methods: conditional logit published (xlogit), latent classes best known
@@ -187,9 +194,10 @@ def test_the_newton_step_is_the_derivatives_of_the_expected_log_likelihood():
     block = cut(data, slice(None), slice(0, data.n_people))
 
     def expected(flat):
-        log_p = block.log_probabilities(stacked(types.utility), flat[None])
+        utility = block.utility(partial(stacked(types.utility), flat[None]), flat.dtype)
+        each = block.each_log_likelihood(utility, {})
         ridge = 1e-8 / 2 * (step.prior_precision / 1e-8 * flat.reshape(2, 2) ** 2).sum()
-        return (gamma * block.log_likelihood(log_p)[:, 0]).sum() - ridge
+        return (gamma * block.by_person(each)[:, 0]).sum() - ridge
 
     start = weight.flatten()
     gradient = torch.func.grad(expected)(start)
@@ -522,5 +530,5 @@ def test_a_posterior_far_below_float_range_is_still_a_posterior():
 def test_choice_probabilities_leave_out_what_is_not_there():
     scores = torch.tensor([[[[1.0], [3.0]]], [[[2.0], [9.0]]], [[[7.0], [7.0]]]])  # L=3, B=1, M=2
     mask = torch.tensor([[[True, True]], [[True, False]], [[False, False]]])
-    p = choice_log_probabilities(scores, mask).exp().flatten()
+    p = choice_log_probabilities(column_utility(scores, mask)).exp().flatten()
     assert torch.allclose(p, torch.tensor([0.5, 0.5, 0.0]))
