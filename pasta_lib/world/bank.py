@@ -12,9 +12,11 @@ from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
+from diffusers import DiffusionPipeline
 
-from pasta_lib.generator import GeneratorConfig
+from pasta_lib.generator import GeneratorConfig, generate
 from pasta_lib.world import captions
 from pasta_lib.world.eye import Reading
 from pasta_lib.world.reachable import reachable
@@ -51,6 +53,38 @@ def prompts() -> tuple[str, ...]:
 def seed_of(member: int, picture: int) -> int:
     """The seed of a bank picture: the same for ever."""
     return member * PICTURES + picture
+
+
+@cache
+def image_ids() -> np.ndarray:
+    """The name of every picture, "m01234_2" for member 1234's picture 2; objects `[9016, 4]`."""
+    names = [[f"m{m:05}_{k}" for k in range(PICTURES)] for m in range(len(reachable()))]
+    return np.array(names, object)
+
+
+def rows_of(ids: np.ndarray) -> np.ndarray:
+    """Places of pictures among the bank's 36,064, int `[V]`, by their names, str `[V]`.
+
+    A folder and an ending (".jpg") do not matter. Raises ValueError for a name that is no
+    picture's.
+    """
+    stems = pd.Series(ids, dtype=object).str.extract(r"(m\d{5}_\d)[^/]*$")[0]
+    rows = pd.Index(image_ids().ravel()).get_indexer(stems)
+    if (rows < 0).any():
+        raise ValueError(
+            f"{ids[int((rows < 0).argmax())]!r} is no picture of the bank; they are called "
+            f"{image_ids()[0, 0]} … {image_ids()[-1, -1]}"
+        )
+    return rows
+
+
+def draw_again(
+    ids: np.ndarray, pipeline: DiffusionPipeline, *, progress: bool = True
+) -> np.ndarray:
+    """Bank pictures by their names, str `[V]`, drawn as they were: uint8 `[V, 64, 64, 3]`."""
+    rows = rows_of(ids)
+    words = [prompts()[row // PICTURES] for row in rows]
+    return generate(pipeline, words, rows.tolist(), GeneratorConfig(), progress=progress)
 
 
 def models_fingerprint(world_dir: Path = WORLD_DIR) -> dict[str, str]:
@@ -99,6 +133,10 @@ class Bank:
     def embeddings(self, members: np.ndarray) -> np.ndarray:
         """CLIP embeddings, float32 `[..., 4, 64]`, of members `[...]` (rows of `reachable()`)."""
         return self.records["embedding"][members].astype(np.float32)
+
+    def vectors(self, ids: np.ndarray) -> np.ndarray:
+        """CLIP embeddings, float32 `[V, 64]`, of pictures by their names (see `rows_of`)."""
+        return self.records["embedding"].reshape(-1, 64)[rows_of(ids)].astype(np.float32)
 
     @cached_property
     def subject(self) -> np.ndarray:

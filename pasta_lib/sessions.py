@@ -1,0 +1,99 @@
+"""Sessions: a person and an agent, five turns of four columns of four pictures; many at once.
+
+The agent picks a slate from the candidates, the person picks a column of it (or none), and says
+whether it is better or worse than the last pick. What is picked becomes the prompt from which the
+next candidates are made; after "none of these" the old one stays.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from pasta_lib.candidates import CATEGORY, Candidates, propose, wordings
+
+TURNS = 5  # H
+SLATE = 4  # L
+NONE = -1  # chosen: none of these
+UNJUDGED = -9  # versus_last where there is nothing to compare
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """S sessions of T turns. Members are rows of `reachable()`, wordings of `wordings()`.
+
+    `session`, `person`, `initial` `[S]`; `member`, `wording`, `category` `[S, T, 4]`, the slates;
+    `chosen` `[S, T]`, a column or NONE; `versus_last` `[S, T]`: 1 better, 0 same, -1 worse, or
+    UNJUDGED, against the last turn in which a column was picked. All int64.
+    """
+
+    session: np.ndarray
+    person: np.ndarray
+    initial: np.ndarray
+    member: np.ndarray
+    wording: np.ndarray
+    category: np.ndarray
+    chosen: np.ndarray
+    versus_last: np.ndarray
+
+    @property
+    def turns(self) -> int:
+        return self.chosen.shape[1]
+
+    def current(self) -> tuple[np.ndarray, np.ndarray]:
+        """Member and wording `[S]` of the prompt that stands now: the last pick, or the initial."""
+        member, wording = self.initial, np.zeros_like(self.initial)
+        for turn in range(self.turns):
+            picked, rows = self.chosen[:, turn], np.arange(len(member))
+            none = picked == NONE
+            member = np.where(none, member, self.member[rows, turn, picked])
+            wording = np.where(none, wording, self.wording[rows, turn, picked])
+        return member, wording
+
+    def texts(self) -> np.ndarray:
+        """What the slates say, str objects `[S, T, 4]`."""
+        return wordings()[self.member, self.wording]
+
+    def _and(self, **turn: np.ndarray) -> "Sessions":
+        """One turn more."""
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        grown = {k: np.concatenate([parts[k], v[:, None]], 1) for k, v in turn.items()}
+        return Sessions(**parts | grown)
+
+
+Agent = Callable[[Sessions, Candidates], np.ndarray]
+"""What has happened so far and 25 candidates for each of S sessions → positions `[S, 4]` of the
+candidates that make the slate, at most one of a category."""
+
+
+def begin(session: np.ndarray, person: np.ndarray, initial: np.ndarray) -> Sessions:
+    """Sessions before their first turn."""
+    n = len(session)
+    empty, slates = np.zeros((n, 0), np.int64), np.zeros((n, 0, SLATE), np.int64)
+    return Sessions(session, person, initial, slates, slates, slates, empty, empty)
+
+
+def play(sessions: Sessions, agent: Agent, user, seed: int, turns: int = TURNS) -> Sessions:
+    """Play all sessions on, at once, for `turns` turns.
+
+    `user` plays the people: `user.values(sessions, member)` gives what each column of the slates
+    `member` `[S, 4]` is worth to them, `[S, 4]`; `user.choose(sessions, values)` a column or NONE;
+    `user.judge(sessions, value, last)` 1, 0 or -1. Memory: about 40 kB a session at its height.
+    """
+    rows = np.arange(len(sessions.session))
+    last, before = np.zeros(len(rows)), np.zeros(len(rows), bool)
+    for _ in range(turns):
+        shown = sessions.member.reshape(len(rows), -1)
+        candidates = propose(sessions.initial, *sessions.current(), shown, sessions.session, seed)
+        slate = agent(sessions, candidates)
+        member = np.take_along_axis(candidates.member, slate, 1)
+        values = user.values(sessions, member)
+        chosen = user.choose(sessions, values)
+        value, picked = values[rows, chosen], chosen != NONE
+        versus = np.where(picked & before, user.judge(sessions, value, last), UNJUDGED)
+        last, before = np.where(picked, value, last), before | picked
+        sessions = sessions._and(
+            member=member, wording=np.take_along_axis(candidates.wording, slate, 1),
+            category=CATEGORY[slate], chosen=chosen, versus_last=versus.astype(np.int64),
+        )  # fmt: skip
+    return sessions
