@@ -47,6 +47,8 @@ def stacked(utility: nn.Module) -> Callable[..., Tensor]:
         return torch.func.functional_call(utility, named(utility, row), inputs)
 
     def of_rows(rows: Tensor, *inputs: Tensor) -> Tensor:
+        if len(rows) == 1:  # faster, and not every kernel can be batched over weights
+            return score(rows[0], *inputs)[..., None, :]
         in_dims = (0, *[None] * len(inputs))
         return torch.func.vmap(score, in_dims=in_dims, out_dims=-2)(rows, *inputs)
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
@@ -126,14 +131,13 @@ class UserTypes:
         A stranger's types are mixed by the prior; a known person's by `gamma` [U, K], their
         posterior from other observations, row u for `data.person_ids[u]`.
         """
-        weight = self.log_prior.expand(data.n_people, -1) if gamma is None else gamma.log()
-        if weight.shape != (data.n_people, self.n_types):
+        gamma = self.prior.expand(data.n_people, -1) if gamma is None else gamma
+        if gamma.shape != (data.n_people, self.n_types):
             raise BadData(
                 f"`gamma` must be [{data.n_people}, {self.n_types}], a row for each person of the "
-                f"data, not {list(weight.shape)}."
+                f"data, not {list(gamma.shape)}."
             )
-        log_p = self.log_probabilities(data).double()
-        return (weight[data.person][:, None] + log_p).logsumexp(-1).exp()
+        return self.predict_each(data, gamma[data.person])
 
     def sequential_log_likelihood(self, data: ChoiceData) -> Tensor:
         """log P(observation | the same person's earlier ones), [N]: predict, then update.
@@ -148,12 +152,61 @@ class UserTypes:
         gamma, _ = posterior(self.log_prior, before)
         return (gamma.log() + each).logsumexp(-1)
 
+    def posterior_before(
+        self, parts: Sequence[ChoiceData], when: Sequence[np.ndarray]
+    ) -> list[Tensor]:
+        """γ before each observation, from what the same person did earlier: [N, K] for each part.
+
+        `when`: when each observation of each part took place, any numbers [N] that sort a person's
+        (two at one time do not know of each other's order). People are matched by their ids.
+        """
+        ids = np.concatenate([part.person_ids[part.person] for part in parts])
+        person, when = pd.factorize(ids)[0], np.concatenate(when)
+        each = torch.cat([self.observation_log_likelihood(part) for part in parts])
+        order = torch.as_tensor(np.lexsort((when, person)))
+        each, person = each[order], torch.as_tensor(person)[order]
+        before = each.cumsum(0) - each
+        first = torch.searchsorted(person, person)
+        gamma = torch.empty_like(each)
+        gamma[order] = posterior(self.log_prior, before - before[first])[0]
+        return list(gamma.split([part.n_observations for part in parts]))
+
+    def predict_each(self, data: ChoiceData, gamma: Tensor) -> Tensor:
+        """As `predict`, with a posterior for each observation, [N, K]."""
+        return (gamma.log()[:, None] + self.log_probabilities(data).double()).logsumexp(-1).exp()
+
     def _bayes(self, data: ChoiceData | Panel) -> tuple[Tensor, Tensor]:
         total = sum(
             sum_by_person(self.observation_log_likelihood(part), part.person, data.n_people)
             for part in data.parts
         )
         return posterior(self.log_prior, total)
+
+
+def save_types(types: UserTypes, path: str | Path) -> None:
+    """Write the utility's parameters and the prior, as safetensors; float32."""
+    tensors = {f"utility.{k}": v.contiguous() for k, v in types.utility.state_dict().items()}
+    tensors |= {"order": types.order, "log_prior": types.log_prior}
+    numbers = ("log_likelihood", "n_people", "n_observations")
+    part = Path(path).with_suffix(".part")
+    save_file(tensors, part, {"fit": json.dumps({k: getattr(types, k) for k in numbers})})
+    part.replace(path)
+
+
+def load_types(path: str | Path, utility: nn.Module) -> UserTypes:
+    """Types as `save_types` wrote them, into a utility of their form, which is filled.
+
+    Raises `BadData` for a file that is not whole or of another utility.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            fit = json.loads((file.metadata() or {})["fit"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        order, log_prior = tensors.pop("order"), tensors.pop("log_prior")
+        utility.load_state_dict({k.removeprefix("utility."): v for k, v in tensors.items()})
+    except (SafetensorError, KeyError, RuntimeError) as error:
+        raise BadData(f"{path} holds no types of this utility: {error}") from error
+    return UserTypes(utility.requires_grad_(False), order, log_prior, **fit, restarts=None)
 
 
 def match_types(gamma: Tensor, other: Tensor) -> np.ndarray:
