@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pasta_lib.candidates import CATEGORIES, wordings
-from pasta_lib.choices import BadData
-from pasta_lib.datasets.rows import Account, Rows
+from pasta_lib.choices import BadData, ChoiceData
+from pasta_lib.datasets.rows import Account, Rows, Vectors, to_choices
 from pasta_lib.sessions import NONE, SLATE, UNJUDGED, Sessions
 from pasta_lib.world.bank import PICTURES, image_ids
 
@@ -152,6 +152,26 @@ def judgements(turns: Turns) -> tuple[Rows, np.ndarray]:
     target = np.stack([versus == 1, versus == -1], 1).astype(float)
     observed = _observed(turns, rows, both, target)
     return Rows(**vars(observed) | {"tie": (versus == 0).astype(float)}), rows
+
+
+@dataclass(frozen=True)
+class Sat:
+    """What people did in sessions. `when`: of picks and of judgements, the order in which each
+    person made them, int `[N]` each; a pick comes before its judgement."""
+
+    picks: ChoiceData
+    judgements: ChoiceData
+    when: tuple[np.ndarray, np.ndarray]
+
+
+def read_sat(turns: Turns, image_vectors: Vectors, text_vectors: Vectors) -> Sat:
+    """Picks and judgements of turns, with the vectors of what was seen."""
+    both, when = [], []
+    for later, (rows, where) in enumerate((picks(turns), judgements(turns))):
+        both.append(to_choices(rows, image_vectors, text_vectors))
+        order = np.argsort(pd.factorize(rows.person)[0], kind="stable")  # as `ChoiceData` does
+        when.append((2 * where + later)[order])
+    return Sat(*both, tuple(when))
 
 
 def padded(lists: pa.ChunkedArray | pa.Array) -> np.ndarray:
