@@ -44,9 +44,9 @@ _ENDS = np.cumsum(_WIDTHS)
 PART = {a: slice(e - w, e) for a, e, w in zip(ATTRIBUTES, _ENDS, _WIDTHS, strict=True)}  # of x
 WIDTH = int(_ENDS[-1])
 # A taste is about categories of subjects, not about each subject: [88] from [32].
-_CATEGORY_OF = np.array([CATEGORIES.index(s.category) for s in SUBJECTS.values()])
+CATEGORY_OF = np.array([CATEGORIES.index(s.category) for s in SUBJECTS.values()])
 _N_CATEGORIES = len(CATEGORIES)
-_SPREAD_OUT = np.concatenate([_CATEGORY_OF, np.arange(_N_CATEGORIES, _N_CATEGORIES + WIDTH - 64)])
+_SPREAD_OUT = np.concatenate([CATEGORY_OF, np.arange(_N_CATEGORIES, _N_CATEGORIES + WIDTH - 64)])
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def picture_values(
     the scenes that were asked for."""
     linear = people.taste[who][:, _SPREAD_OUT] + people.faithfulness[who, None] * asked(initial)
     flat = x.reshape(len(x), -1, WIDTH)
-    category = flat[..., PART["subject"]] @ np.eye(_N_CATEGORIES, dtype=np.float32)[_CATEGORY_OF]
+    category = flat[..., PART["subject"]] @ np.eye(_N_CATEGORIES, dtype=np.float32)[CATEGORY_OF]
     setting = np.concatenate([flat[..., PART["style"]], flat[..., PART["background"]]], -1)
     both = np.einsum("bnc,bcl,bnl->bn", category, people.together[who], setting, optimize=True)
     return (np.einsum("bnd,bd->bn", flat, linear) + both).reshape(x.shape[:-1])
