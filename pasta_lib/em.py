@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import warnings
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -59,7 +59,6 @@ def fit_user_types(
     *,
     seed: int,
     config: EMConfig = EMConfig(),
-    start: Tensor | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> UserTypes:
@@ -67,8 +66,7 @@ def fit_user_types(
 
     `utility` maps features [..., D] to scores [..., K]; it is not changed. Its parameters are where
     every restart begins (the heads of a network best at zero); types are told apart at first by a
-    random division of people among them, or once by `start` [U, K], posteriors found by simpler
-    means. Types are returned by falling prior.
+    random division of people among them. Types are returned by falling prior.
 
     With `checkpoint`, the search is written there as it goes, and a call with the same data, seed
     and config goes on from it, to the same result as without the interruption.
@@ -91,8 +89,6 @@ def fit_user_types(
         em = GradientStep(
             utility, data, n_types, config.learning_rate, config.batch, config.ridge, generator
         )
-    if start is not None:
-        config = replace(config, min_waves=1, max_waves=1, wave=1)
     fingerprint = checkpoint and _fingerprint(data, utility, n_types, seed, config)
     search = _load(checkpoint, fingerprint, generator)
     with tqdm(disable=not progress, unit="step", desc=f"EM, {n_types} types") as bar:
@@ -100,7 +96,7 @@ def fit_user_types(
             if not search or not search["running"].any():
                 ended = len(search.get("winners", ()))
                 restarts = 1 if n_types == 1 else min(2**ended, config.wave)
-                search |= _new_wave(em, data, n_types, restarts, generator, start)
+                search |= _new_wave(em, data, n_types, restarts, generator)
             _two_passes(search, em, data, config)
             _stop_some(search, data, config)
             if not search["running"].any():
@@ -136,14 +132,10 @@ log-likelihoods. Of the waves that ended: `winners` [waves], the best log-likeli
 """
 
 
-def _new_wave(em, data: ChoiceData, n_types: int, restarts: int, generator, start) -> Search:
-    """Divide the people among the types: at random, once for each restart, or as `start` says."""
-    if start is None:
-        member = torch.randint(n_types, (data.n_people, restarts), generator=generator)
-        start = nn.functional.one_hot(member, n_types)
-    else:
-        start = start[:, None]
-    state = em.start(start.double())
+def _new_wave(em, data: ChoiceData, n_types: int, restarts: int, generator) -> Search:
+    """Divide the people among the types at random, once for each restart."""
+    member = torch.randint(n_types, (data.n_people, restarts), generator=generator)
+    state = em.start(nn.functional.one_hot(member, n_types).double())
     log_likelihood, following = em(state)
     return {
         "state": state,

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from pasta_lib.baselines import untrained
+from pasta_lib.choices import BadData
 from pasta_lib.datasets.hpd import as_choices, read_hpd_pairs, read_hpd_rankings
 from pasta_lib.datasets.pasta import COLUMNS, judgements, picks, read_sessions
 from pasta_lib.datasets.pickapic import read_pickapic
@@ -28,6 +29,7 @@ from pasta_lib.world.people import (
     perceived,
     picture_values,
 )
+from pasta_lib.world.rater_files import read_pairs
 from pasta_lib.world.reachable import reachable
 from pasta_lib.world.weights import WORLD_DIR
 
@@ -161,7 +163,8 @@ def test_the_sample_shows_the_pictures_of_the_bank():
     assert len(names) >= 100
     pixels = [np.asarray(Image.open(io.BytesIO(file))) for file in files]
     seen = ClipEncoder().encode_images(np.stack(pixels))
-    nearness = (seen * load_bank().vectors(np.array(names, object))).sum(1)
+    kept = load_bank().embeddings(slice(None)).reshape(-1, 64)[rows_of(np.array(names, object))]
+    nearness = (seen * kept).sum(1)
     assert np.median(nearness) > 0.97 and nearness.min() > 0.8
 
 
@@ -195,3 +198,13 @@ def test_a_picked_none_carries_the_old_prompt_on(turns):
     assert len(where) == (frame["chosen"] >= 0).sum() < len(frame)
     judged, _ = judgements(turns)
     assert len(judged.prompt) < len(rows.prompt)
+
+
+def test_a_spoilt_row_in_a_shipped_file_is_not_passed_over(tmp_path):
+    frame = pd.read_parquet(FOLDER / "pickapic" / "test_unique.parquet")
+    frame.loc[3, "label_0"] = 0.7
+    (tmp_path / "pickapic").mkdir()
+    frame.to_parquet(tmp_path / "pickapic" / "test_unique.parquet")
+    with pytest.raises(BadData, match="row 3"):
+        read_pairs("test_unique", tmp_path)
+    assert len(read_pairs("test_unique").person) == 500

@@ -72,7 +72,7 @@ def zero_shot(study: Study) -> UserTypes:
 
 
 def measured(types: UserTypes, study: Study) -> dict:
-    """Of known people and of strangers, and the log-likelihood of held-out people, a person."""
+    """The four metrics of known people and of strangers."""
     out = {"prior": [round(p, 4) for p in types.prior.tolist()]}
     for name, known in (("known", True), ("strangers", False)):
         found = measure(types, study.held, known=known)

@@ -97,9 +97,7 @@ def test_turns(config: BestConfig, population: Population, x: np.ndarray) -> Tur
                                       began="2026-01-01"), path)  # fmt: skip
         turns = turns_of(read_sessions(path, Account()), "test")
     ids = pd.unique(turns.frame["person_id"])[: config.people]
-    mine = turns.frame["person_id"].isin(ids).to_numpy()
-    return Turns(turns.source, turns.frame[mine].reset_index(drop=True), turns.slate[mine],
-                 turns.images[mine])  # fmt: skip
+    return turns.select(turns.frame["person_id"].isin(ids).to_numpy())
 
 
 # --- pairs and rankings, arranged by person ---------------------------------------------------

@@ -13,11 +13,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pasta_lib.candidates import CATEGORIES, wordings
 from pasta_lib.choices import BadData, ChoiceData
-from pasta_lib.datasets.rows import Account, Rows, Vectors, to_choices
+from pasta_lib.datasets.rows import Account, Rows, Vectors, open_parquet, to_choices
 from pasta_lib.sessions import NONE, SLATE, UNJUDGED, Sessions
 from pasta_lib.world.bank import PICTURES, image_ids
 
@@ -42,6 +41,11 @@ class Turns:
     frame: pd.DataFrame
     slate: np.ndarray
     images: np.ndarray
+
+    def select(self, mine: np.ndarray) -> Turns:
+        """Only some turns, by a mask bool `[N]`; of a session all or none, or it has a gap."""
+        frame = self.frame[mine].reset_index(drop=True)
+        return Turns(self.source, frame, self.slate[mine], self.images[mine])
 
 
 def read_sessions(
@@ -199,12 +203,7 @@ def _observed(turns: Turns, rows: np.ndarray, images: np.ndarray, target: np.nda
 
 
 def _table(path: Path, names: Mapping[str, str]) -> pa.Table:
-    try:
-        table = pq.read_table(path)
-    except pa.ArrowInvalid as error:
-        raise BadData(
-            f"{path.name} is no whole parquet file ({error}): restore or download it again."
-        ) from error
+    table = open_parquet(path).read()
     for ours, theirs in names.items():
         if theirs not in table.column_names:
             raise BadData(

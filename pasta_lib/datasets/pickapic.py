@@ -12,11 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pasta_lib.choices import BadData
-from pasta_lib.datasets.rows import Account, Rows, whole_jpeg
+from pasta_lib.datasets.rows import Account, Rows, open_parquet, whole_jpeg
 
 NEEDED = (
     "caption", "image_0_uid", "image_1_uid", "label_0", "label_1", "has_label", "user_id",
@@ -52,12 +51,7 @@ def read_pickapic(
 
 
 def _open(path: Path) -> pq.ParquetFile:
-    try:
-        file = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise BadData(
-            f"{path.name} is no whole parquet file ({error}): download it again."
-        ) from error
+    file = open_parquet(path)
     if missing := [c for c in NEEDED if c not in file.schema_arrow.names]:
         raise BadData(
             f"{path.name} has no column {missing[0]!r}: expected {list(NEEDED)}, found "

@@ -1,7 +1,7 @@
 """What every reader of a data set gives: rows of observations, and an account of what it refused.
 
 A picture is named by its *reference*: the bytes of its file, or a name that says where it is to be
-found. `rows_to_choices` turns rows into `ChoiceData` once references and prompts have vectors.
+found. `to_choices` turns rows into `ChoiceData` once references and prompts have vectors.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from pasta_lib.choices import ChoiceData
+from pasta_lib.choices import BadData, ChoiceData
 
 
 @dataclass
@@ -69,6 +72,16 @@ class Rows:
     rating: np.ndarray | None = None
     tie: np.ndarray | None = None
     weight: np.ndarray | None = None
+
+
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """Raises `BadData` for a file that is none, or is cut short."""
+    try:
+        return pq.ParquetFile(path)
+    except pa.ArrowInvalid as error:
+        raise BadData(
+            f"{path.name} is no whole parquet file ({error}): restore or download it again."
+        ) from error
 
 
 def whole_jpeg(content: object) -> bool:

@@ -134,10 +134,6 @@ class Bank:
         """CLIP embeddings, float32 `[..., 4, 64]`, of members `[...]` (rows of `reachable()`)."""
         return self.records["embedding"][members].astype(np.float32)
 
-    def vectors(self, ids: np.ndarray) -> np.ndarray:
-        """CLIP embeddings, float32 `[V, 64]`, of pictures by their names (see `rows_of`)."""
-        return self.records["embedding"].reshape(-1, 64)[rows_of(ids)].astype(np.float32)
-
     @cached_property
     def subject(self) -> np.ndarray:
         """Probability of every subject, float32 `[members, 4, 64]`; beyond the best three, even."""

@@ -4,7 +4,7 @@ A person belongs to one of eight hidden types, deviates from it, and chooses wit
 not built like the model that studies them: what they value is what the *eye* reads off a picture,
 which no model sees; a column is worth its two best pictures, not the mean; and some things please
 only together ("animals in watercolour"), which no linear head holds. Populations are drawn from a
-seed and frozen before any model is fitted; nobody tunes them to please one.
+seed and frozen; no constant here was chosen by how well a model does on it.
 
     value of a picture   taste · x + Σ_cl together[c, l] x_c x_l + faithfulness · asked(p_0) · x
     value of a column    the mean of its two best pictures

@@ -7,13 +7,15 @@ through.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pasta_lib.datasets.hpd import Rankings, read_hpd_pairs, read_hpd_rankings
+from pasta_lib.choices import BadData
+from pasta_lib.datasets.hpd import Rankings, read_hpd_rankings
 from pasta_lib.datasets.pasta import Turns, read_sessions
 from pasta_lib.datasets.pickapic import read_pickapic
 from pasta_lib.datasets.rows import Account, Rows, Vectors
@@ -29,8 +31,7 @@ RATERS_DIR = WORLD_DIR.parent / "raters"
 def turns_of(turns: Turns, split: str) -> Turns:
     """The turns of the people of one split: train, validation or test."""
     mine = split_of(turns.frame["person_id"].astype(int).to_numpy()) == split
-    frame = turns.frame[mine].reset_index(drop=True)
-    return Turns(turns.source, frame, turns.slate[mine], turns.images[mine])
+    return turns.select(mine)
 
 
 def vectors(
@@ -38,7 +39,7 @@ def vectors(
 ) -> tuple[Vectors, Vectors]:
     """What `to_choices` asks for: `image` (`Concepts`, say) of the bank's vectors of pictures, by
     their names, and `text` of CLIP's vectors of prompts. Memory: 36,064 wide vectors."""
-    embeddings = torch.as_tensor(bank.records["embedding"].reshape(-1, 64).astype(np.float32))
+    embeddings = torch.as_tensor(bank.embeddings(slice(None)).reshape(-1, 64))
     with torch.no_grad():
         pictured = image(embeddings)
 
@@ -50,29 +51,35 @@ def vectors(
 
 
 def read_turns(population: int = 0, folder: Path = RATERS_DIR) -> Turns:
-    return read_sessions(folder / f"sessions_{population}.parquet", Account())
+    return _whole(read_sessions, folder / f"sessions_{population}.parquet")
 
 
 def read_pairs(split: str, folder: Path = RATERS_DIR) -> Rows:
     """Pick-a-Pic's pairs of a split: train, validation, test, or one of these and "_unique"."""
     path = folder / "pickapic" / f"{split}.parquet"
-    return together(list(read_pickapic([path], Account(), training=False)))
-
-
-def read_anonymous(folder: Path = RATERS_DIR) -> Rows:
-    return read_hpd_pairs(folder / "hpd" / "train.json", Account())
+    return _whole(lambda p, account: together([*read_pickapic([p], account, training=False)]), path)
 
 
 def read_rankings(folder: Path = RATERS_DIR) -> Rankings:
-    return read_hpd_rankings(folder / "hpd" / "test.json", Account())
+    return _whole(read_hpd_rankings, folder / "hpd" / "test.json")
 
 
 def read_ratings(split: str, folder: Path = RATERS_DIR) -> Rows:
     """Star ratings of the people of one split."""
-    rows = together(list(read_sac(folder / "sac_public_2022_06_29.sqlite", Account())))
+    path = folder / "sac_public_2022_06_29.sqlite"
+    rows = _whole(lambda p, account: together([*read_sac(p, account)]), path)
     mine = split_of(rows.person.astype(int)) == split
     kept = {k: v[mine] for k, v in vars(rows).items() if isinstance(v, np.ndarray)}
     return Rows(source=rows.source, **kept)
+
+
+def _whole(read: Callable, path: Path):
+    """What a reader gives. Raises `BadData` if it refused a row: these files were made without."""
+    account = Account()
+    found = read(path, account)
+    if account.reasons:
+        raise BadData(f"{path.name} is not as it was made, restore it: {account}")
+    return found
 
 
 def together(batches: list[Rows]) -> Rows:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from pasta_lib.choices import ChoiceData
@@ -74,15 +73,6 @@ def load_study(folder: Path = USER_MODEL_DIR) -> Study:
     width, n_together = len(image.mean), image.together.shape[1]
     utility = ClipUtility(width, len(words), n_together, 1, encoder.logit_scale())
     return Study(learn, held, words, utility)
-
-
-def some_sessions(turns: Turns, n: int, seed: int) -> Turns:
-    """All turns of `n` sessions, drawn at random."""
-    sessions = np.unique(turns.frame["session_id"].to_numpy(str))
-    kept = np.random.default_rng(seed).permutation(sessions)[:n]
-    mine = turns.frame["session_id"].isin(kept).to_numpy()
-    frame = turns.frame[mine].reset_index(drop=True)
-    return Turns(turns.source, frame, turns.slate[mine], turns.images[mine])
 
 
 def with_ties(pairs: ChoiceData) -> ChoiceData:
