@@ -1,9 +1,9 @@
-"""What a picture, or a prompt, would be called: words read off CLIP's vectors by a small network.
+"""What a picture shows, and what a prompt calls for: concepts read off CLIP's vectors.
 
 CLIP's vectors hold more than a linear head can read: in the miniature 64 numbers stand for 64
 subjects, 6 styles, 8 backgrounds and more, packed one over another. Two hidden layers unpack them.
-They learn which words a picture's caption had, from pictures and captions as CLIP itself did; so
-every number that a user type weighs has a name. Ours.
+They are probes: of a picture's vector they learn what is in the picture, of a prompt's what is in
+pictures of it. So every number that a user type weighs has a name. Ours.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from tqdm.auto import tqdm
 
 from pasta_lib.choices import BadData
 
-RARE = 0.03  # a word's deviation, at least, by which its probability is divided
-
 
 def vocabulary(texts: Sequence[str], at_least: int) -> list[str]:
     """Words that occur in as many of the texts, in alphabetical order."""
@@ -32,75 +30,70 @@ def vocabulary(texts: Sequence[str], at_least: int) -> list[str]:
     return sorted(word for word, n in counts.items() if n >= at_least)
 
 
+def mentions(texts: Sequence[str], words: Sequence[str]) -> np.ndarray:
+    """Which text has which word, float32 [N, V]: labels where there are none but captions."""
+    number = {word: i for i, word in enumerate(words)}
+    labels = np.zeros((len(texts), len(words)), np.float32)
+    for row, text in enumerate(texts):
+        labels[row, [number[w] for w in _words(text) if w in number]] = 1
+    return labels
+
+
 def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
 class Concepts(nn.Module):
-    """CLIP's unit vectors [..., D] → the same with what they show beside them, [..., D + V + H].
+    """CLIP's unit vectors [..., D] → the same and V probabilities beside them, [..., D + V].
 
-    V concepts, each the probability of a word in units of three of its standard deviations; and H
-    units that see several of them together, g(B c + b).
+    `usual` [V]: how often each concept is there, over all.
     """
 
-    def __init__(
-        self, width: int, n_words: int, n_together: int = 64, hidden: tuple[int, int] = (512, 256)
-    ) -> None:
+    def __init__(self, width: int, n_concepts: int, hidden: tuple[int, int] = (512, 256)) -> None:
         super().__init__()
-        generator = torch.Generator().manual_seed(n_words)
-        both = 0.3 * torch.randn(n_words, n_together, generator=generator)
-        self.together = nn.Parameter(both)  # B
-        self.together_bias = nn.Parameter(torch.zeros(n_together))  # b
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("whiten", torch.eye(width))
-        self.register_buffer("scale", torch.ones(n_words))
+        self.register_buffer("usual", torch.full((n_concepts,), 0.5))
         self.read = nn.Sequential(
             nn.Linear(width, hidden[0]), nn.GELU(), nn.Linear(hidden[0], hidden[1]), nn.GELU(),
-            nn.Linear(hidden[1], n_words),
+            nn.Linear(hidden[1], n_concepts),
         )  # fmt: skip
 
     def forward(self, vectors: Tensor) -> Tensor:
-        concepts = self.probability(vectors) / self.scale
-        both = nn.functional.gelu(concepts @ self.together + self.together_bias)
-        return torch.cat([vectors, concepts, both], -1)
+        return torch.cat([vectors, self.probability(vectors)], -1)
 
     def probability(self, vectors: Tensor) -> Tensor:
-        """Of each word, [..., V]."""
-        return self.logits(vectors).sigmoid()
-
-    def logits(self, vectors: Tensor) -> Tensor:
-        return self.read((vectors - self.mean) @ self.whiten)
+        """Of each concept, [..., V]."""
+        return self.read((vectors - self.mean) @ self.whiten).sigmoid()
 
 
 def fit_concepts(
     vectors: Tensor | np.ndarray,
-    texts: Sequence[str],
-    words: Sequence[str],
+    labels: Tensor | np.ndarray,
     *,
     seed: int,
-    n_together: int = 64,
     epochs: int = 12,
     batch: int = 256,
     learning_rate: float = 3e-3,
     noise: float = 0.2,
     progress: bool = True,
 ) -> Concepts:
-    """Learn to read `words` off CLIP vectors [N, D], of pictures captioned `texts` [N] or of these
-    texts themselves. Trains the words alone; what several make together is for later.
+    """Learn to read `labels` [N, V], 0 … 1 or NaN where unknown, off CLIP vectors [N, D].
 
     Whitened vectors get Gaussian noise of deviation `noise`, so that likes are not learnt by heart.
-    Memory: N V bytes.
+    Memory: 4 N (2 D + 2 V) bytes. Raises `BadData` for labels out of range, or a concept that is
+    in no row or in all.
     """
     vectors = torch.as_tensor(np.asarray(vectors), dtype=torch.float32)
-    number = {word: i for i, word in enumerate(words)}
-    said = torch.zeros(len(texts), len(words), dtype=torch.uint8)
-    for row, text in enumerate(texts):
-        said[row, [number[w] for w in _words(text) if w in number]] = 1
+    labels = torch.as_tensor(np.asarray(labels), dtype=torch.float32)
+    _check(vectors, labels)
+    known, usual = (~labels.isnan()).float(), labels.nanmean(0)
+    labels = labels.nan_to_num(0.0)
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        concepts = Concepts(vectors.shape[1], len(words), n_together)
-    concepts.mean, concepts.whiten = vectors.mean(0), _whitening(vectors)
+        concepts = Concepts(vectors.shape[1], labels.shape[1])
+    concepts.mean, concepts.whiten, concepts.usual = vectors.mean(0), _whitening(vectors), usual
     adam = torch.optim.Adam(concepts.read.parameters(), lr=learning_rate)
     steps = epochs * -(-len(vectors) // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(adam, learning_rate, total_steps=steps)
@@ -109,38 +102,52 @@ def fit_concepts(
         for rows in torch.randperm(len(vectors), generator=generator).split(batch):
             shaken = white[rows] + noise * torch.randn(white[rows].shape, generator=generator)
             loss = nn.functional.binary_cross_entropy_with_logits(
-                concepts.read(shaken), said[rows].float()
+                concepts.read(shaken), labels[rows], weight=known[rows]
             )
             adam.zero_grad()
             loss.backward()
             adam.step()
             schedule.step()
-    with torch.no_grad():
-        concepts.scale = 3 * concepts.probability(vectors).std(0).clamp(min=RARE)
-    return concepts
+    return concepts.requires_grad_(False)
 
 
-def save_concepts(concepts: Concepts, words: Sequence[str], path: str | Path) -> None:
-    """Write weights in half precision, and the words, as safetensors."""
+def _check(vectors: Tensor, labels: Tensor) -> None:
+    if labels.shape[:-1] != vectors.shape[:-1]:
+        raise BadData(f"{len(vectors)} vectors, but labels for {len(labels)}: one row for each.")
+    if (bad := (labels < 0) | (labels > 1)).any():
+        row, column = bad.nonzero()[0].tolist()
+        raise BadData(
+            f"labels, row {row}, concept {column}: expected 0 to 1, or NaN where it is unknown; "
+            f"found {labels[row, column].item():g}."
+        )
+    usual = labels.nanmean(0)
+    if (bad := ~((usual > 0) & (usual < 1))).any():
+        raise BadData(
+            f"Concept {int(bad.nonzero()[0])} is in no row, or in all ({int(bad.sum())} such): "
+            "nothing tells when it is there. Leave it out."
+        )
+
+
+def save_concepts(concepts: Concepts, names: Sequence[str], path: str | Path) -> None:
+    """Write weights in half precision, and the concepts' names, as safetensors."""
     tensors = {name: t.half().contiguous() for name, t in concepts.state_dict().items()}
     part = Path(path).with_suffix(".part")
-    save_file(tensors, part, {"words": json.dumps(list(words))})
+    save_file(tensors, part, {"names": json.dumps(list(names))})
     part.replace(path)
 
 
 def load_concepts(path: str | Path) -> tuple[Concepts, list[str]]:
-    """Concepts and their words, as `save_concepts` wrote them. `BadData` for another file."""
+    """Concepts and their names, as `save_concepts` wrote them. `BadData` for another file."""
     try:
         with safe_open(path, "pt") as file:
-            words = json.loads((file.metadata() or {})["words"])
+            names = json.loads((file.metadata() or {})["names"])
             state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError) as error:
         raise BadData(f"{path} holds no concepts ({error}): make or fetch it again.") from error
-    width, n_together = len(state["mean"]), state["together"].shape[1]
     hidden = (len(state["read.0.bias"]), len(state["read.2.bias"]))
-    concepts = Concepts(width, len(words), n_together, hidden)
+    concepts = Concepts(len(state["mean"]), len(names), hidden)
     concepts.load_state_dict(state)
-    return concepts.requires_grad_(False), words
+    return concepts.requires_grad_(False), names
 
 
 def _whitening(vectors: Tensor, floor: float = 0.01) -> Tensor:

@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from pasta_lib.choices import BadData, ChoiceData
 from pasta_lib.em_steps import GradientStep, NewtonStep
 from pasta_lib.panel import Panel
-from pasta_lib.user_model import LinearUtility, sum_by_person
+from pasta_lib.user_model import LinearUtility, hard_posterior, posterior, sum_by_person
 from pasta_lib.user_types import Restarts, UserTypes
 
 SAME_MAXIMUM = 1e-6  # two ends are one maximum if this near, in nats per observation
@@ -50,6 +50,7 @@ class EMConfig:
     ridge: float = 1e-8  # precision of a prior around the start; so weak that it only bounds
     learning_rate: float = 1e-2  # other modules: Adam's
     batch: int = 4096  # other modules: observations in a mini-batch
+    hard: bool = False  # each person wholly in one type, as k-means does; a baseline
 
 
 def fit_user_types(
@@ -59,6 +60,7 @@ def fit_user_types(
     *,
     seed: int,
     config: EMConfig = EMConfig(),
+    start: Tensor | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> UserTypes:
@@ -66,7 +68,8 @@ def fit_user_types(
 
     `utility` maps features [..., D] to scores [..., K]; it is not changed. Its parameters are where
     every restart begins (the heads of a network best at zero); types are told apart at first by a
-    random division of people among them. Types are returned by falling prior.
+    random division of people among them; with `start` [U, K], the first restart by these γ of the
+    people. Types are returned by falling prior.
 
     With `checkpoint`, the search is written there as it goes, and a call with the same data, seed
     and config goes on from it, to the same result as without the interruption.
@@ -82,21 +85,30 @@ def fit_user_types(
             "choose K between 1 and the number of people."
         )
     _check_shape(utility, data, n_types)
+    if start is not None and start.shape != (data.n_people, n_types):
+        raise BadData(
+            f"`start` must be [{data.n_people}, {n_types}], a row for each person of the data, not "
+            f"{list(start.shape)}."
+        )
     generator = torch.Generator().manual_seed(seed)
+    e_step = hard_posterior if config.hard else posterior
     if isinstance(utility, LinearUtility):
-        em = NewtonStep(data, n_types, config.ridge)
+        em = NewtonStep(data, n_types, config.ridge, e_step)
     else:
         em = GradientStep(
-            utility, data, n_types, config.learning_rate, config.batch, config.ridge, generator
-        )
-    fingerprint = checkpoint and _fingerprint(data, utility, n_types, seed, config)
+            utility, data, n_types, config.learning_rate, config.batch, config.ridge, generator,
+            e_step,
+        )  # fmt: skip
+    fingerprint = checkpoint and _fingerprint(data, utility, n_types, seed, config, start)
     search = _load(checkpoint, fingerprint, generator)
     with tqdm(disable=not progress, unit="step", desc=f"EM, {n_types} types") as bar:
         while not (search and _is_over(search, n_types, data, config)):
             if not search or not search["running"].any():
                 ended = len(search.get("winners", ()))
                 restarts = 1 if n_types == 1 else min(2**ended, config.wave)
-                search |= _new_wave(em, data, n_types, restarts, generator)
+                search |= _new_wave(
+                    em, data, n_types, restarts, generator, None if ended else start
+                )
             _two_passes(search, em, data, config)
             _stop_some(search, data, config)
             if not search["running"].any():
@@ -132,10 +144,13 @@ log-likelihoods. Of the waves that ended: `winners` [waves], the best log-likeli
 """
 
 
-def _new_wave(em, data: ChoiceData, n_types: int, restarts: int, generator) -> Search:
-    """Divide the people among the types at random, once for each restart."""
+def _new_wave(em, data: ChoiceData, n_types: int, restarts: int, generator, start) -> Search:
+    """Divide the people among the types at random, once for each restart; the first by `start`."""
     member = torch.randint(n_types, (data.n_people, restarts), generator=generator)
-    state = em.start(nn.functional.one_hot(member, n_types).double())
+    gamma = nn.functional.one_hot(member, n_types).double()
+    if start is not None:
+        gamma[:, 0] = start
+    state = em.start(gamma)
     log_likelihood, following = em(state)
     return {
         "state": state,
@@ -290,10 +305,12 @@ def _show(bar: tqdm, search: Search) -> None:
     )
 
 
-def _fingerprint(data: ChoiceData, utility, n_types: int, seed: int, config: EMConfig) -> str:
+def _fingerprint(
+    data: ChoiceData, utility, n_types: int, seed: int, config: EMConfig, start
+) -> str:
     digest = hashlib.sha256(json.dumps([n_types, seed, asdict(config)]).encode())
     digest.update(f"{type(utility).__qualname__} {utility}".encode())
-    tensors = dict(utility.state_dict())
+    tensors = dict(utility.state_dict()) | ({} if start is None else {"start": start})
     for i, part in enumerate(data.parts):
         tensors |= {f"{i} {k}": v for k, v in vars(part).items() if isinstance(v, Tensor)}
     for name, tensor in tensors.items():

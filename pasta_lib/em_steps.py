@@ -62,14 +62,21 @@ class Block:
     def has_ties(self) -> bool:
         return len(self.share) > len(self.mask)
 
-    def utility(self, score: Callable[..., Tensor], dtype: torch.dtype) -> Tensor:
-        """R_k(c) of every alternative [L, B, ..., K], by a function of features and context."""
+    def utility(self, score: Callable[..., Tensor], terms: dict[str, Tensor]) -> Tensor:
+        """R_k(c) of every alternative [L, B, ..., K], by a function of features and context.
+
+        `terms` here and below: a module's parameters by name, [...] + each one's own shape.
+        """
+        dtype = next(iter(terms.values())).dtype
         context = [] if self.context is None else [self.context.to(dtype)]
-        return column_utility(score(self.features.to(dtype), *context), self.mask)
+        sharpness = _last_names(terms).get("tenth_log_sharpness")
+        if sharpness is not None:
+            sharpness = (10 * sharpness).exp()[..., None]
+        return column_utility(score(self.features.to(dtype), *context), self.mask, sharpness)
 
     def each_log_likelihood(self, utility: Tensor, terms: dict[str, Tensor]) -> Tensor:
-        """log P(observation | k): [B, ..., K]. `terms`: a module's parameters by name."""
-        terms = {name.split(".")[-1]: values for name, values in terms.items()}
+        """log P(observation | k): [B, ..., K]."""
+        terms = _last_names(terms)
         if self.rating is not None:
             each = rating_log_likelihood(utility, self.rating, terms["rating_terms"])
             return each * self.weight.reshape(-1, *[1] * (each.ndim - 1))
@@ -79,6 +86,10 @@ class Block:
     def by_person(self, each: Tensor) -> Tensor:
         """Observations' [B, ...] summed within people: [U_b, ...]."""
         return sum_by_person(each, self.person, self.n_people)
+
+
+def _last_names(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.split(".")[-1]: values for name, values in terms.items()}
 
 
 def cut(data: ChoiceData, rows: slice, people: slice) -> Block:
@@ -107,8 +118,8 @@ class NewtonStep:
     extrapolates = True  # its passes are smooth enough for SQUAREM
     noise = 1e-14  # a fall in log-likelihood that is only rounding, in nats per observation
 
-    def __init__(self, data: ChoiceData, n_types: int, ridge: float):
-        self.data = data.pooled()
+    def __init__(self, data: ChoiceData, n_types: int, ridge: float, e_step: Callable = posterior):
+        self.data, self.e_step = data.pooled(), e_step
         self.n_types, self.n_features = n_types, self.data.table.shape[1]
         self.n_parameters = n_types * self.n_features
         self.prior_precision = ridge * _spread(self.data)
@@ -140,7 +151,7 @@ class NewtonStep:
             utility = column_utility(scores.unflatten(-1, (restarts, k)), block.mask)
             log_p = choice_log_probabilities(utility)
             each = observation_log_likelihood(log_p, block.share)
-            g, evidence = posterior(log_prior, block.by_person(each))
+            g, evidence = self.e_step(log_prior, block.by_person(each))
             if gamma is not None:
                 g = gamma[people].to(state.dtype)
             log_likelihood += evidence.sum(0)
@@ -200,7 +211,9 @@ class GradientStep:
         batch: int,
         ridge: float,
         generator: torch.Generator,
+        e_step: Callable = posterior,
     ):
+        self.e_step = e_step
         self.panel, self.n_types = Panel.of(*data.parts), n_types
         self.batches = list(self.panel.blocks(batch))
         self.utility, self.score = utility, stacked(utility)
@@ -221,7 +234,7 @@ class GradientStep:
         people = []
         with torch.no_grad():
             for rows, run in self.batches:
-                people.append(posterior(log_prior, self._log_likelihood(rows, run, parameters)))
+                people.append(self.e_step(log_prior, self._log_likelihood(rows, run, parameters)))
         gamma = torch.cat([g for g, _ in people])
         log_likelihood = torch.cat([evidence for _, evidence in people]).sum(0)
         return log_likelihood - self._penalty(parameters), self._epoch(state, gamma)
@@ -266,7 +279,7 @@ class GradientStep:
         for part, here in zip(self.panel.parts, rows, strict=True):
             if here.stop > here.start:
                 block = cut(part, here, people)
-                utility = block.utility(partial(self.score, parameters), parameters.dtype)
+                utility = block.utility(partial(self.score, parameters), terms)
                 total = total + block.by_person(block.each_log_likelihood(utility, terms))
         return total
 

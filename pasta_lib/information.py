@@ -62,7 +62,7 @@ def mixture_hessian(types: UserTypes, data: ChoiceData, size: int = 1024) -> Ten
     def log_likelihood(theta: Tensor, block) -> Tensor:
         weight, eta = theta[: 1 - k or None], theta[len(theta) + 1 - k :]
         log_prior = torch.cat([eta, eta.new_zeros(1)]).log_softmax(0)
-        utility = block.utility(partial(score, weight[None]), weight.dtype)
+        utility = block.utility(partial(score, weight[None]), {"weight": weight})
         by_type = block.by_person(block.each_log_likelihood(utility, {}))
         return posterior(log_prior, by_type)[1].sum()
 

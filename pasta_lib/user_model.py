@@ -1,8 +1,11 @@
 """What people of K types like, and what they therefore choose.
 
     score      s_k(I)     = utility module: an item's features → one number per type
-    utility    R_k(c)     = mean over the column's items of s_k(I_m)       PASTA; the mean: ours
+    utility    R_k(c)     = (1/β) log mean_m exp(β s_k(I_m))               PASTA; this mean: ours
     choice     P(c | k)   = softmax over the alternatives of R_k(c)        PASTA
+
+At sharpness β = 0 a column is worth the mean of its items; as β grows, its best one. Utilities
+without a parameter `tenth_log_sharpness` [] take the mean.
 
 A utility is any `torch.nn.Module` that maps features [..., D], and the prompt's [..., D'] where the
 data have prompts, to scores [..., K]; a temperature, if it wants one, is a parameter of its own.
@@ -63,22 +66,26 @@ def named(utility: nn.Module, rows: Tensor) -> dict[str, Tensor]:
     return {name: part.reshape((*rows.shape[:-1], *shape)) for (name, shape), part in both}
 
 
-def column_utility(scores: Tensor, mask: Tensor) -> Tensor:
-    """R_k(c) of every alternative, the mean over its items.
+def column_utility(scores: Tensor, mask: Tensor, sharpness: Tensor | None = None) -> Tensor:
+    """R_k(c) of every alternative: the mean of its items, or the soft one at `sharpness` β > 0.
 
     Alternatives come first here: a softmax over the leading dimension is several times faster.
-    `scores` [L, B, M, ..., K] of the items, `mask` bool [L, B, M]. Returns [L, B, ..., K]; -inf on
-    alternatives that are not there.
+    `scores` [L, B, M, ..., K] of the items, `mask` bool [L, B, M]; β a number, or [..., 1]. Returns
+    [L, B, ..., K]; -inf on alternatives that are not there.
     """
 
     def beside(per_alternative: Tensor) -> Tensor:
         return per_alternative.reshape(per_alternative.shape + (1,) * (scores.ndim - 3))
 
+    there = mask.any(2)
     if mask.shape[2] == 1:
         utility = scores.squeeze(2)
-    else:
+    elif sharpness is None:
         utility = (scores * beside(mask)).sum(2) / beside(mask.sum(2).clamp(min=1))
-    there = mask.any(2)
+    else:
+        known = mask | ~there[..., None]  # never a column of -inf alone: its gradient is NaN
+        scores = (sharpness * scores).masked_fill(~beside(known), -torch.inf)
+        utility = (scores.logsumexp(2) - beside(known.sum(2)).log()) / sharpness
     if not there.all():
         utility = utility.masked_fill(~beside(there), -torch.inf)
     return utility
@@ -134,3 +141,10 @@ def posterior(log_prior: Tensor, log_likelihood: Tensor) -> tuple[Tensor, Tensor
     joint = log_prior + log_likelihood
     evidence = joint.logsumexp(-1)
     return (joint - evidence[..., None]).exp(), evidence
+
+
+def hard_posterior(log_prior: Tensor, log_likelihood: Tensor) -> tuple[Tensor, Tensor]:
+    """As `posterior`, but everybody belongs wholly to their likeliest type: γ is 0 or 1, and beside
+    it max_k log π_k P_k. The E-step of classification EM (Celeux and Govaert 1992)."""
+    best, kind = (log_prior + log_likelihood).max(-1)
+    return nn.functional.one_hot(kind, log_likelihood.shape[-1]).to(best.dtype), best

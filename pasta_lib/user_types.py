@@ -112,10 +112,10 @@ class UserTypes:
 
     def _utilities(self, data: ChoiceData, size: int) -> Iterator[tuple[Block, Tensor]]:
         """Some observations at a time, with R_k(c) [L, B, K]."""
-        dtype = next(self.utility.parameters()).dtype
+        terms = dict(self.utility.named_parameters())
         for rows, people in data.blocks(size):
             block = cut(data, rows, people)
-            yield block, block.utility(self.utility, dtype)[..., self.order]
+            yield block, block.utility(self.utility, terms)[..., self.order]
 
     def posterior(self, data: ChoiceData | Panel) -> Tensor:
         """γ [U, K]: how much each person belongs to each type, from all that they chose."""

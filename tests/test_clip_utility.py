@@ -10,8 +10,9 @@ import torch
 from scipy.stats import norm
 
 from pasta_lib.choices import BadData, ChoiceData
-from pasta_lib.clip_utility import ClipUtility, fit_clip_types
+from pasta_lib.clip_utility import ClipUtility, fit_clip_types, revealed
 from pasta_lib.em import EMConfig, fit_user_types
+from pasta_lib.em_steps import cut
 from pasta_lib.panel import Panel
 from pasta_lib.user_model import (
     choice_log_probabilities,
@@ -23,6 +24,7 @@ from pasta_lib.user_model import (
 from pasta_lib.user_types import UserTypes, load_types, save_types
 
 D, C, H = 6, 5, 3  # CLIP's numbers, concepts, what several make together
+USUAL = torch.tensor([0.2, 0.5, 0.1, 0.3, 0.4])
 
 
 def unit(generator, *shape):
@@ -30,17 +32,12 @@ def unit(generator, *shape):
 
 
 def pictures(generator, *shape):
-    return torch.cat(
-        [unit(generator, *shape, D), torch.rand(*shape, C + H, generator=generator)], -1
-    )
-
-
-def prompts(generator, *shape):
+    """Or prompts: CLIP's vector and probabilities."""
     return torch.cat([unit(generator, *shape, D), torch.rand(*shape, C, generator=generator)], -1)
 
 
 def untrained(n_types, scale=20.0):
-    return ClipUtility(D, C, H, n_types, scale, rank=2)
+    return ClipUtility(D, USUAL, n_types, scale, rank=2, n_together=H)
 
 
 def some_data(seed=0, n=40, columns=3, images=2, people=8, **kwargs):
@@ -49,7 +46,7 @@ def some_data(seed=0, n=40, columns=3, images=2, people=8, **kwargs):
         "items": torch.randint(30, (n, columns, images), generator=g),
         "table": pictures(g, 30),
         "context": torch.randint(5, (n,), generator=g),
-        "context_table": prompts(g, 5),
+        "context_table": pictures(g, 5),
         "person": torch.randint(people, (n,), generator=g).numpy(),
         "target": torch.randint(columns, (n,), generator=g),
     }
@@ -69,42 +66,54 @@ def types_of(model, data, k):
     return UserTypes.of(model, torch.full((k,), 1 / k).log(), data, None)
 
 
-def test_untrained_it_is_zero_shot_clip():
-    data = some_data()
-    types = types_of(untrained(3), data, 3)
+@pytest.mark.parametrize(("images", "scale", "error"), [(1, 20.0, 1e-5), (2, 5.0, 2e-3)])
+def test_untrained_it_is_zero_shot_clip(images, scale, error):
+    """Of several pictures the soft mean is all but the mean: β/2 times their variance more, and
+    β = .001."""
+    data = some_data(images=images)
+    types = types_of(untrained(3, scale), data, 3)
     image, text = data.features()[..., :D], data.context_table[data.context, :D]
     cosine = torch.einsum("nlmd,nd->nlm", image, text)
-    want = (20.0 * cosine.mean(2)).softmax(1)
-    assert torch.allclose(types.predict(data), want.double(), atol=1e-5)
+    want = (scale * cosine.mean(2)).softmax(1)
+    assert torch.allclose(types.predict(data), want.double(), atol=error)
 
 
 def test_a_score_is_the_equation():
     model = shaken()
     g = torch.Generator().manual_seed(2)
-    image, text = pictures(g, 3, 5, 2), prompts(g, 5, 1)
+    image, text = pictures(g, 3, 5, 2), pictures(g, 5, 1)
     got = model(image, text)
     for at in np.ndindex(3, 5, 2):
-        i, c, f = image[at][:D], image[at][D : D + C], image[at][D:]
+        i, shown = image[at][:D], image[at][D:]
         t, asked = text[at[1], 0, :D], text[at[1], 0, D:]
+        c = shown / (3 * (USUAL * (1 - USUAL)) ** 0.5)
+        q = torch.tensor([max(0.0, math.log(p / u)) / 3 for p, u in zip(asked, USUAL, strict=True)])
+        both = torch.nn.functional.gelu(model.together.T @ c + model.together_bias)
         for k in range(3):
-            wanted = model.insists[k] * asked + model.calls_for.T @ (model.words.T @ asked)
-            want = model.scale() * (i @ t) + model.likes[k] @ f + c @ wanted
+            wanted = model.insists[k] * q + model.calls_for.T @ (model.called.T @ q)
+            want = model.scale() * (i @ t) + model.likes[k] @ c + c @ wanted
+            want = want + model.likes_together[k] @ both
             assert got[at][k].item() == pytest.approx(want.item(), abs=1e-4)
     assert model.scale().item() != pytest.approx(20.0)
 
 
-def test_the_mean_of_a_column_can_be_taken_first():
-    data = some_data()
-    types = types_of(shaken(), data, 3)
-    pooled = replace(data.pooled(), table=data.pooled().table.float())
-    assert torch.allclose(types.predict(pooled), types.predict(data), atol=1e-5)
+def test_a_prompt_that_asks_for_nothing_leaves_all_as_it_is():
+    model = shaken()
+    g = torch.Generator().manual_seed(2)
+    image, text = pictures(g, 3, 5, 2), pictures(g, 5, 1)
+    text[..., D:] = USUAL * torch.tensor([0.0, 0.1, 1.0, 0.9, 0.5])
+    with torch.no_grad():
+        before = model(image, text)
+        for head in (model.insists, model.calls_for):
+            head.add_(1.0)
+    assert torch.equal(model(image, text), before)
 
 
 def test_types_that_begin_alike():
     one = shaken(1)
     three = one.repeated(3)
     g = torch.Generator().manual_seed(2)
-    image, text = pictures(g, 3, 5, 2), prompts(g, 5, 1)
+    image, text = pictures(g, 3, 5, 2), pictures(g, 5, 1)
     assert torch.allclose(three(image, text), one(image, text).expand(3, 5, 2, 3), atol=1e-6)
     assert torch.equal(three.log_tie, one.log_tie)
 
@@ -112,7 +121,7 @@ def test_types_that_begin_alike():
 def test_copies_in_a_batch_are_as_if_alone():
     model, other = shaken(seed=1), shaken(seed=2)
     g = torch.Generator().manual_seed(2)
-    image, text = pictures(g, 3, 5, 2), prompts(g, 5, 1)
+    image, text = pictures(g, 3, 5, 2), pictures(g, 5, 1)
     rows = torch.stack([parameter_vector(m) for m in (model, other)])
     got = stacked(model)(rows, image, text)
     for r, m in enumerate((model, other)):
@@ -184,11 +193,11 @@ CONFIG = EMConfig(wave=1, min_waves=1, max_waves=2, confirmations=1, max_passes=
                   tolerance=1e-4, accelerate=False, learning_rate=0.02, batch=500)  # fmt: skip
 
 
-def planted(n_people=120, each=20, seed=0):
+def planted(n_people=120, each=20, seed=0, best=False):
     """Two types: one likes what shows the first concept, the other what does not; both want to see
-    the second where it was asked for."""
+    the second where it was asked for. A column is worth its mean picture, or its best."""
     g = torch.Generator().manual_seed(seed)
-    table, context = pictures(g, 200), prompts(g, 12)
+    table, context = pictures(g, 200), pictures(g, 12)
     person = np.repeat(np.arange(n_people), each)
     kind = np.arange(n_people) % 2
     items = torch.randint(200, (len(person), 4, 2), generator=g)
@@ -197,7 +206,9 @@ def planted(n_people=120, each=20, seed=0):
     utility = 4 * torch.einsum("nlmd,nd->nlm", shown[..., :D], asked[:, :D])
     liked = torch.tensor([4.0, -4.0])[kind[person]]
     utility = utility + liked[:, None, None] * shown[..., D]
-    utility = (utility + 3 * shown[..., D + 1] * asked[:, None, None, D + 1]).mean(2)
+    wanted = (asked[:, D + 1] / USUAL[1]).clamp(min=1).log()
+    utility = utility + 6 * shown[..., D + 1] * wanted[:, None, None]
+    utility = utility.amax(2) if best else utility.mean(2)
     gumbel = -torch.log(-torch.log(torch.rand(utility.shape, generator=g)))
     data = ChoiceData.from_arrays(items=items, table=table, context=row, context_table=context,
                                   person=person, target=(utility + gumbel).argmax(1))  # fmt: skip
@@ -219,8 +230,11 @@ def test_em_finds_planted_types_and_their_tastes():
     assert mean_log(p, fresh) == pytest.approx(float(mean_log(truth.softmax(1), fresh)), abs=0.03)
     zero_shot = types_of(untrained(2, 4.0), fresh, 2).predict(fresh)
     assert mean_log(zero_shot, fresh) < mean_log(truth.softmax(1), fresh) - 0.1
-    likes = types.utility.likes[types.order, 0]
-    assert likes.max() > 2 and likes.min() < -2
+    with torch.no_grad():  # what showing the first concept adds, to each type
+        both = torch.zeros(2, D + C)
+        both[1, D] = 1
+        nothing, it = types.utility(both, fresh.context_table[:1])
+    assert sorted((it - nothing).tolist()) == pytest.approx([-4, 4], abs=0.6)
 
 
 def test_types_are_found_from_what_all_have_in_common():
@@ -233,6 +247,27 @@ def test_types_are_found_from_what_all_have_in_common():
     assert one.n_types == 1 and two.log_likelihood > one.log_likelihood + 100
     found = (two.posterior(data).argmax(1).numpy() == kind).mean()
     assert max(found, 1 - found) > 0.95
+
+
+def test_what_people_revealed_is_the_gradient_of_their_tastes():
+    """Of the log-likelihood in a_k, person by person, where nothing else has a say."""
+    panel = a_panel()
+    model = untrained(1)
+    with torch.no_grad():
+        model.tenth_log_scale.fill_(-10.0)
+        model.log_tie.fill_(-50.0)  # a tie that nobody expects says nothing
+    for u in range(panel.n_people):
+        parts = [p for p in panel.select_people([u]).parts if p.n_observations and p.rating is None]
+        model.zero_grad()
+        total = 0 * model.likes.sum()
+        for part in parts:
+            block = cut(part, slice(0, part.n_observations), slice(0, part.n_people))
+            utility = block.utility(model, dict(model.named_parameters()))
+            vote = block.share[: len(utility)]
+            total = total + (vote * utility[..., 0].log_softmax(0)).sum()
+        total.backward()
+        got = revealed(panel, model)[u]
+        assert torch.allclose(got, model.likes.grad[0], atol=1e-4)
 
 
 def test_types_are_read_back_as_they_were_written(tmp_path):
@@ -314,3 +349,33 @@ def test_a_column_is_the_mean_of_its_pictures():
     scores = torch.tensor([1.0, 2, 9]).reshape(1, 1, 3, 1)
     mask = torch.tensor([[[True, True, False]]])
     assert column_utility(scores, mask).item() == 1.5
+    soft = math.log((math.exp(2) + math.exp(4)) / 2) / 2
+    assert column_utility(scores, mask, torch.tensor(2.0)).item() == pytest.approx(soft)
+    assert column_utility(scores, mask, torch.tensor(1e-3)).item() == pytest.approx(1.5, abs=1e-3)
+    assert column_utility(scores, mask, torch.tensor(50.0)).item() == pytest.approx(2, abs=0.02)
+
+
+def test_a_soft_mean_has_a_sharpness_for_each_restart_and_no_nan():
+    """A column that is not there is worth -inf, and teaches nothing."""
+    g = torch.Generator().manual_seed(0)
+    scores = torch.randn(3, 4, 2, 2, 5, generator=g, requires_grad=True)  # [L, B, M, R, K]
+    mask = torch.ones(3, 4, 2, dtype=torch.bool)
+    mask[2, 1], mask[0, 0, 1] = False, False
+    sharpness = torch.tensor([[0.5], [3.0]])
+    got = column_utility(scores, mask, sharpness)
+    for r in range(2):
+        alone = column_utility(scores[..., r, :], mask, sharpness[r, 0])
+        assert torch.allclose(got[..., r, :], alone, atol=1e-6)
+    assert got[2, 1].isneginf().all() and got[0, 0].tolist() == scores[0, 0, 0].tolist()
+    got.softmax(0).square().sum().backward()
+    assert scores.grad.isfinite().all() and (scores.grad[2, 1] == 0).all()
+
+
+def test_em_learns_how_much_the_best_picture_counts():
+    """Columns that are worth their best picture, against those that are worth the mean."""
+    sharp = {}
+    for best in (True, False):
+        data, _, _ = planted(best=best)
+        types = fit_user_types(data, untrained(2, 4.0), 2, seed=0, config=CONFIG, progress=False)
+        sharp[best] = (10 * types.utility.tenth_log_sharpness).exp().item()
+    assert sharp[True] > 2 and sharp[False] < 0.5

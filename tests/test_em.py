@@ -22,6 +22,7 @@ from pasta_lib.user_model import (
     LinearUtility,
     choice_log_probabilities,
     column_utility,
+    hard_posterior,
     posterior,
     stacked,
 )
@@ -194,7 +195,7 @@ def test_the_newton_step_is_the_derivatives_of_the_expected_log_likelihood():
     block = cut(data, slice(None), slice(0, data.n_people))
 
     def expected(flat):
-        utility = block.utility(partial(stacked(types.utility), flat[None]), flat.dtype)
+        utility = block.utility(partial(stacked(types.utility), flat[None]), {"weight": flat})
         each = block.each_log_likelihood(utility, {})
         ridge = 1e-8 / 2 * (step.prior_precision / 1e-8 * flat.reshape(2, 2) ** 2).sum()
         return (gamma * block.by_person(each)[:, 0]).sum() - ridge
@@ -437,7 +438,7 @@ def test_the_checkpoint_of_another_fit_is_refused(panel, tmp_path):
         fit(panel, 2, seed=1, checkpoint=file)
     twins = nn.Sequential(nn.Linear(6, 2), nn.Tanh()), nn.Sequential(nn.Linear(6, 2), nn.ReLU())
     twins[1].load_state_dict(twins[0].state_dict())
-    assert len({em._fingerprint(panel, twin, 2, 0, QUICK) for twin in twins}) == 2
+    assert len({em._fingerprint(panel, twin, 2, 0, QUICK, None) for twin in twins}) == 2
     file.write_bytes(file.read_bytes()[:500])
     with pytest.raises(BadData, match="not a whole checkpoint"):
         fit(panel, 2, checkpoint=file)
@@ -532,3 +533,54 @@ def test_choice_probabilities_leave_out_what_is_not_there():
     mask = torch.tensor([[[True, True]], [[True, False]], [[False, False]]])
     p = choice_log_probabilities(column_utility(scores, mask)).exp().flatten()
     assert torch.allclose(p, torch.tensor([0.5, 0.5, 0.0]))
+
+
+def test_a_hard_posterior_by_hand():
+    gamma, best = hard_posterior(torch.tensor([-1.0, -2.0]), torch.tensor([[0.0, 0.5], [0, 1.5]]))
+    assert gamma.tolist() == [[1, 0], [0, 1]] and best.tolist() == [-1.0, -0.5]
+
+
+def test_hard_em_is_the_best_of_all_divisions():
+    """Every division of eight people in two, each half with its own best part-worth."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(48, 3, 1))
+    person = np.repeat(np.arange(8), 6)
+    worth = np.where(np.arange(8) % 2, 1.5, -1.5)[person]
+    chosen = (worth[:, None] * x[..., 0] + rng.gumbel(size=(48, 3))).argmax(1)
+    data = ChoiceData.from_arrays(x, target=chosen, person=person)
+    grid = torch.linspace(-6, 6, 2401, dtype=torch.float64)
+    log_p = (torch.as_tensor(x) * grid).log_softmax(1)  # [N, L, grid]
+    each = log_p[torch.arange(48), torch.as_tensor(chosen)].reshape(8, 6, -1).sum(1)
+    best = -np.inf
+    for division in range(2**8):
+        member = torch.tensor([division >> u & 1 for u in range(8)]).bool()
+        halves = [each[m].sum(0).max() + m.sum() * (m.double().mean() + 1e-300).log()
+                  for m in (member, ~member)]  # fmt: skip
+        best = max(best, float(sum(halves)))
+    types = fit(data, 2, config=replace(QUICK, hard=True))
+    joint = types.log_prior + torch.stack(
+        [types.observation_log_likelihood(data)[data.person == u].sum(0) for u in range(8)]
+    )
+    assert joint.max(1).values.sum().item() == pytest.approx(best, abs=1e-3)
+    soft = fit(data, 2)
+    assert soft.log_likelihood > types.log_likelihood  # what is given away
+
+
+def test_em_begins_where_it_is_told_to():
+    data, kind, _ = planted(0, people=300)
+    right = nn.functional.one_hot(kind, 6).double()
+    once = EMConfig(wave=1, min_waves=1, max_waves=1, confirmations=1)
+    told = fit(data, 6, config=once, start=right)
+    assert adjusted_rand_score(kind, told.posterior(data).argmax(1)) > 0.97
+    long_search = fit(data, 6)
+    assert told.log_likelihood == pytest.approx(long_search.log_likelihood, abs=0.01)
+    with pytest.raises(BadData, match=r"`start` must be \[300, 6\]"):
+        fit(data, 6, config=once, start=right[:, :5])
+
+
+def test_a_checkpoint_of_another_start_is_refused(tmp_path):
+    data, kind, _ = planted(0, people=60)
+    start, path = nn.functional.one_hot(kind, 6).double(), tmp_path / "fit.safetensors"
+    fit(data, 6, start=start, checkpoint=path)
+    with pytest.raises(BadData, match="another fit"):
+        fit(data, 6, start=start.flip(1), checkpoint=path)

@@ -1,83 +1,179 @@
-"""Fit user types to the synthetic raters for many K, and measure each on the four metrics.
+"""Fit user types to the synthetic raters in many ways, and measure each on the four metrics.
 
-    python data/makers/fit_user_models.py                        # K = 1 ... 64, three seeds
-    python data/makers/fit_user_models.py --types 8 --seeds 1
+    python data/makers/fit_user_models.py                    # everything; run again to go on
+    python data/makers/fit_user_models.py --only types       # one group: see GROUPS
+    python data/makers/fit_user_models.py --only types --shard 0 --shards 2
 
 Writes data/user_model/four_metrics.json, a fit after another: one that is there is not made again,
-and one that was interrupted goes on from its checkpoint in build/. Of seed 0 the types of K = 8 are
-kept. About three minutes for K = 8 on two cores.
+and one that was interrupted goes on from its checkpoint in build/. Of K = 8, seed 0, the types are
+kept. Three to four minutes for K = 8 on a core; some three hours on two for everything.
 """
 
 import json
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from common import configure
+from filelock import FileLock
 
-from pasta_lib.clip_utility import fit_clip_types
+from pasta_lib.clip_utility import COMMON, TYPES, fit_clip_types
+from pasta_lib.em import fit_user_types
 from pasta_lib.four_metrics import measure
-from pasta_lib.metrics import Estimate
+from pasta_lib.metrics import Estimate, mean
+from pasta_lib.pal import Prototypes, fit_pal
+from pasta_lib.panel import Panel
+from pasta_lib.recovery import recovery
 from pasta_lib.user_types import UserTypes, save_types
-from pasta_lib.world.study import USER_MODEL_DIR, Study, load_study
+from pasta_lib.world.rater_files import RATERS_DIR
+from pasta_lib.world.study import USER_MODEL_DIR, Study, load_study, true_types
 from pasta_lib.world.weights import write_atomically
 
-KEPT = 8  # of these types, the first seed's are shipped
+SEEDS = (0, 1, 2)
+KEPT = "types/8/0"  # these types are shipped
 
 
 @dataclass(frozen=True)
 class FitConfig:
     """Which fits."""
 
-    types: str = "1,2,4,8,16,32,64"
-    seeds: int = 3
+    only: str = ""  # a group; empty: all
+    shard: int = 0  # of the fits, beside other processes
+    shards: int = 1
     build: str = "build/user_models"
     threads: int = 2
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One fit. `sessions`: of how many it learns, -1: all; `alone`: of nothing but these."""
+
+    n_types: int
+    seed: int
+    method: str = "em"  # or "hard", or "pal"
+    population: int = 0
+    sessions: int = -1
+    alone: bool = False
+
+
+GROUPS = {
+    "types": {f"{k}/{s}": Fit(k, s) for s in SEEDS for k in (1, 2, 4, 8, 16, 32, 64)},
+    "populations": {f"{p}/{s}": Fit(8, s, population=p) for p in (1, 2) for s in SEEDS},
+    "hard": {f"8/{s}": Fit(8, s, "hard") for s in SEEDS},
+    "pal": {f"8/{s}": Fit(8, s, "pal") for s in SEEDS},
+    "sessions": {
+        f"{name} {n}/{s}": Fit(8, s, sessions=n, alone=name == "alone")
+        for s in SEEDS
+        for name in ("alone", "beside")
+        for n in (100, 300, 1000, 3000, 7000)
+    },
+}
 
 
 def main() -> None:
     config = configure(FitConfig(), __doc__)
     torch.set_num_threads(config.threads)
     warnings.filterwarnings("ignore", "EM used all")  # an early end is meant
-    Path(config.build).mkdir(parents=True, exist_ok=True)
-    path = USER_MODEL_DIR / "four_metrics.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
-    study = load_study()
-    if "zero_shot" not in known:
-        known["zero_shot"] = measured(zero_shot(study), study)
-    for seed in range(config.seeds):
-        for n_types in map(int, config.types.split(",")):
-            name = f"{n_types}/{seed}"
-            if name in known:
-                continue
-            checkpoint = Path(config.build) / f"{n_types}-{seed}.safetensors"
-            started = time.monotonic()
-            types = fit_clip_types(
-                study.learn, study.utility, n_types, seed=seed, checkpoint=checkpoint
-            )
-            seconds = time.monotonic() - started
-            known[name] = {"seconds": round(seconds, 1), "log_likelihood": types.log_likelihood,
-                           "parameters": types.n_parameters} | measured(types, study)  # fmt: skip
-            write_atomically(path, json.dumps(known, indent=1).encode() + b"\n")
-            print(name, json.dumps(known[name]["known"]), flush=True)
-            checkpoint.unlink(missing_ok=True)
-            if n_types == KEPT and seed == 0:
-                save_types(types, USER_MODEL_DIR / f"types_{KEPT}.safetensors")
+    build = Path(config.build)
+    build.mkdir(parents=True, exist_ok=True)
+    fits = {
+        f"{group}/{name}": fit
+        for group, members in GROUPS.items()
+        for name, fit in members.items()
+        if config.only in ("", group)
+    }
+    mine = list(fits.items())[config.shard :: config.shards]
+    studies = {}
+    for name, fit in mine:
+        if name in _results():
+            continue
+        if fit.population not in studies:
+            studies = {fit.population: _study(fit.population)}
+        study, truth = studies[fit.population]
+        zero_shot = f"zero_shot/{fit.population}"
+        if zero_shot not in _results():
+            _keep(build, zero_shot, measured(untrained(study), study, truth))
+        started = time.monotonic()
+        types = fitted(fit, study, build / f"{name.replace('/', '-')}.safetensors")
+        result = asdict(fit) | {"seconds": round(time.monotonic() - started, 1)}
+        _keep(build, name, result | measured(types, study, truth))
+        if name == KEPT:
+            save_types(types, USER_MODEL_DIR / "types_8.safetensors")
 
 
-def zero_shot(study: Study) -> UserTypes:
+def fitted(fit: Fit, study: Study, checkpoint: Path) -> UserTypes | Prototypes:
+    data = some_sessions(study.learn, fit)
+    if fit.method == "pal":
+        common = fit_user_types(data, study.utility, 1, seed=fit.seed, config=COMMON)
+        return fit_pal(data, common.utility.repeated(fit.n_types), fit.n_types, seed=fit.seed)
+    types = fit_clip_types(
+        data, study.utility, fit.n_types, seed=fit.seed, checkpoint=checkpoint,
+        config=replace(TYPES, hard=fit.method == "hard"),
+    )  # fmt: skip
+    checkpoint.unlink(missing_ok=True)
+    return types
+
+
+def some_sessions(learn: Panel, fit: Fit) -> Panel:
+    """What is learnt from: picks and judgements of the first `sessions` / 3 people, and pairs and
+    ratings of everybody unless they are to stand alone."""
+    if fit.sessions < 0:
+        return learn
+    sat = Panel.of(*learn.parts[:2])
+    sat = sat.select_people(np.arange(round(fit.sessions / 3)))
+    return sat if fit.alone else Panel.of(*sat.parts, *learn.parts[2:])
+
+
+def untrained(study: Study) -> UserTypes:
+    """Zero-shot CLIP."""
     return UserTypes.of(study.utility, torch.zeros(1).double(), study.learn, None)
 
 
-def measured(types: UserTypes, study: Study) -> dict:
-    """The four metrics of known people and of strangers."""
-    out = {"prior": [round(p, 4) for p in types.prior.tolist()]}
+def measured(types: UserTypes | Prototypes, study: Study, truth: dict[str, int]) -> dict:
+    """The four metrics of known people and of strangers, and how well hidden types are found."""
+    out = {}
     for name, known in (("known", True), ("strangers", False)):
         found = measure(types, study.held, known=known)
         out[name] = {k: _rounded(v) for k, v in found.items()}
-    return out
+    if isinstance(types, Prototypes):
+        return out
+    out["prior"] = [round(p, 4) for p in types.prior.tolist()]
+    out["parameters"] = types.n_parameters
+    for split, sat in (("validation", study.held.before), ("test", study.held.sat)):
+        panel = Panel.of(sat.picks, sat.judgements)
+        out[f"{split}_log_likelihood"] = _rounded(mean(types.person_log_likelihood(panel).numpy()))
+    found = recovery(types, study.held.sat, truth)
+    after = {str(n): round(v, 4) for n, v in found["adjusted_rand_index_after"].items()}
+    return out | {
+        "adjusted_rand_index": round(found["adjusted_rand_index"], 4),
+        "adjusted_rand_index_after": after,
+    }
+
+
+def _study(population: int) -> tuple[Study, dict[str, int]]:
+    folder = RATERS_DIR if population == 0 else Path(f"build/raters_{population}")
+    if not (folder / "sac_public_2022_06_29.sqlite").exists():
+        command = f"make_raters.py --population {population} --folder {folder}"
+        raise SystemExit(f"{folder} is not there: first run python data/makers/{command}")
+    return load_study(population, folder), true_types(population, folder)
+
+
+def _results() -> dict:
+    path = USER_MODEL_DIR / "four_metrics.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _keep(build: Path, name: str, result: dict) -> None:
+    """Add a result to the file, which other processes add to as well."""
+    with FileLock(build / "results.lock"):
+        results = _results() | {name: result}
+        ordered = {key: results[key] for key in sorted(results)}
+        text = json.dumps(ordered, separators=(",", ":")).replace('},"', '},\n"')
+        write_atomically(USER_MODEL_DIR / "four_metrics.json", text.encode() + b"\n")
+    print(name, json.dumps(result["known"]), flush=True)
 
 
 def _rounded(value: Estimate | float) -> dict | float:

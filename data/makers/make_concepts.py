@@ -1,68 +1,83 @@
-"""Teach what CLIP's vectors of pictures, and of prompts, would be called (`pasta_lib.concepts`).
+"""Teach what CLIP's vectors of pictures show, and those of prompts call for (`pasta_lib.concepts`).
 
     python data/makers/make_concepts.py
 
-From captioned renders, as CLIP itself was taught, and from the image bank's pictures of prompts
-that are not held out. Writes concepts_image.safetensors and concepts_text.safetensors in
-data/user_model/. Four minutes on a CPU core.
+A concept is a value of the world: a subject, colour, style, background or number. Renders are
+labelled with all that they show; the image bank's pictures, of prompts that are not held out, with
+what their prompts say. A prompt is labelled with what its render shows, or what its pictures in the
+bank seem to. Writes concepts_image.safetensors and concepts_text.safetensors in data/user_model/.
+Two minutes on two cores.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from common import configure
-from evaluate_world import renders
-from tqdm.auto import tqdm
+from common import PoolConfig, configure, load_pool
+from evaluate_world import worded
 
-from pasta_lib.concepts import fit_concepts, save_concepts, vocabulary
+from pasta_lib.concepts import fit_concepts, save_concepts
 from pasta_lib.encoders import ClipEncoder
-from pasta_lib.world import captions
 from pasta_lib.world.bank import load_bank
 from pasta_lib.world.bank import prompts as bank_prompts
+from pasta_lib.world.people import PART, WIDTH
 from pasta_lib.world.raters import held_out_prompts
-from pasta_lib.world.scenes import from_array, sample_scenes
+from pasta_lib.world.reachable import reachable
+from pasta_lib.world.scenes import SECOND, STYLE, VALUES, shows_colour
 from pasta_lib.world.weights import WORLD_DIR
 
 FOLDER = WORLD_DIR.parent / "user_model"
+NAMES = [f"{v} of them" if a == "count" else v for a, (_, values) in VALUES.items() for v in values]
 
 
 @dataclass(frozen=True)
 class ConceptsConfig:
-    """How much is shown."""
+    """How long each side learns, and with how much noise."""
 
-    scenes: int = 40_000  # captioned renders
-    at_least: int = 150  # captions that a word must occur in
-    image_epochs: int = 16
-    text_epochs: int = 8
+    image_epochs: int = 12
+    image_noise: float = 0.2
+    text_epochs: int = 24
+    text_noise: float = 0.05
     seed: int = 0
     threads: int = 2
+
+
+def labels(scenes: np.ndarray) -> np.ndarray:
+    """What is there, float32 `[N, 88]`, of scenes `[N, 7]`; NaN for all of what is not said."""
+    out = np.full((len(scenes), WIDTH), np.nan, np.float32)
+    for attribute, (column, _) in VALUES.items():
+        rows = np.flatnonzero(scenes[:, column] >= 0)
+        out[rows, PART[attribute]] = 0
+        codes = scenes[rows, column] - (attribute == "count")
+        out[rows, PART[attribute].start + codes] = 1
+    two = np.flatnonzero(scenes[:, SECOND] >= 0)
+    out[two, scenes[two, SECOND]] = 1
+    hidden = (scenes[:, STYLE] >= 0) & ~shows_colour(scenes)
+    out[hidden, PART["colour"]] = 0
+    return out
 
 
 def main() -> None:
     config = configure(ConceptsConfig(), __doc__)
     torch.set_num_threads(config.threads)
     FOLDER.mkdir(exist_ok=True)
-    encoder, bank = ClipEncoder(), load_bank()
+    encoder, bank, pool = ClipEncoder(), load_bank(), load_pool(PoolConfig())
     known = np.flatnonzero(~held_out_prompts(0))
-    prompts = [bank_prompts()[m] for m in known]
-    rng = np.random.default_rng([config.seed, 7])
-    scenes = sample_scenes(config.scenes, rng)
-    written = [captions.write(scene, rng) for scene in from_array(scenes)]
-    rendered = [
-        encoder.encode_images(renders(some, 7 * 10**6 + 1000 * i))
-        for i, some in enumerate(tqdm(np.array_split(scenes, config.scenes // 500), desc="renders"))
-    ]
-    pictures = np.concatenate([bank.embeddings(known).reshape(-1, 64), *rendered])
-    shown = [prompt for prompt in prompts for _ in range(4)] + written
-    words = vocabulary(shown, config.at_least)
-    texts = np.concatenate([encoder.encode_texts(prompts), encoder.encode_texts(written)])
-    image = fit_concepts(pictures, shown, words, seed=config.seed, epochs=config.image_epochs)
+    rendered = [encoder.encode_images(some) for some in np.array_split(pool.images, 40)]
+    drawn = bank.embeddings(known).reshape(-1, 64)
+    image = fit_concepts(
+        np.concatenate([*rendered, drawn]),
+        np.concatenate([labels(pool.shown), labels(np.repeat(reachable()[known], 4, 0))]),
+        seed=config.seed, epochs=config.image_epochs, noise=config.image_noise,
+    )  # fmt: skip
+    texts = [*worded(pool.said, config.seed), *(bank_prompts()[m] for m in known)]
+    seem = image.probability(torch.as_tensor(drawn)).reshape(-1, 4, WIDTH).mean(1)
     text = fit_concepts(
-        texts, prompts + written, words, seed=config.seed, n_together=0, epochs=config.text_epochs
-    )
-    save_concepts(image, words, FOLDER / "concepts_image.safetensors")
-    save_concepts(text, words, FOLDER / "concepts_text.safetensors")
+        encoder.encode_texts(texts), np.concatenate([labels(pool.shown), seem]),
+        seed=config.seed, epochs=config.text_epochs, noise=config.text_noise,
+    )  # fmt: skip
+    save_concepts(image, NAMES, FOLDER / "concepts_image.safetensors")
+    save_concepts(text, NAMES, FOLDER / "concepts_text.safetensors")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What synthetic people picked, compared, ranked and rated, in the public schemas.
 
-    python data/makers/make_raters.py                   # population 0, everything
-    python data/makers/make_raters.py --population 1    # the others: sessions and the truth
+    python data/makers/make_raters.py                                             # population 0
+    python data/makers/make_raters.py --population 1 --folder build/raters_1      # not shipped
 
 Writes data/raters/: sessions (design of ours), Pick-a-Pic's parquet files, HPD v2's JSON, SAC's
 sqlite. The truth about the people lies in files of its own, which only evaluation may read. A
@@ -68,10 +68,10 @@ def main() -> None:
                           model=MODEL, began="2026-01-01")  # fmt: skip
     write_table(table, folder / f"sessions_{seed}.parquet")
     write_table(truth(people), folder / f"truth_{seed}.parquet")
+    write_pairs(config, crowd, folder / "pickapic")
+    write_rankings(config, crowd, folder / "hpd")
+    ratings = write_ratings(config, crowd, folder / "sac_public_2022_06_29.sqlite")
     if seed == 0:
-        write_pairs(config, crowd, folder / "pickapic")
-        write_rankings(config, crowd, folder / "hpd")
-        ratings = write_ratings(config, crowd, folder / "sac_public_2022_06_29.sqlite")
         write_sample(config, folder, image_ids()[sessions.member[0]].ravel(), ratings)
 
 

@@ -1,7 +1,6 @@
 """The miniature's study of user types: what a model learns from, and what it is measured on.
 
-Pictures are judged by frozen CLIP with `Concepts` beside it. A utility on them is linear in what a
-column's pictures show, so their mean is taken once, here.
+Pictures are judged by frozen CLIP with `Concepts` beside it.
 """
 
 from __future__ import annotations
@@ -9,18 +8,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
+import pyarrow.parquet as pq
 
 from pasta_lib.choices import ChoiceData
 from pasta_lib.clip_utility import ClipUtility
 from pasta_lib.concepts import load_concepts
-from pasta_lib.datasets.pasta import Sat, Turns, read_sat
+from pasta_lib.datasets.pasta import read_sat
 from pasta_lib.datasets.rows import to_choices
 from pasta_lib.encoders import ClipEncoder
 from pasta_lib.four_metrics import Held, as_one_observation_each
 from pasta_lib.panel import Panel
 from pasta_lib.world.bank import load_bank
 from pasta_lib.world.rater_files import (
+    RATERS_DIR,
     read_pairs,
     read_rankings,
     read_ratings,
@@ -36,31 +36,34 @@ USER_MODEL_DIR = WORLD_DIR.parent / "user_model"
 @dataclass(frozen=True)
 class Study:
     """`learn`: picks, judgements, pairs (with ties) and ratings of the training people; `held`:
-    what models are measured on; `words`: the concepts' names; `utility`: untrained, K = 1."""
+    what models are measured on; `names`: the concepts'; `utility`: untrained, K = 1."""
 
     learn: Panel
     held: Held
-    words: list[str]
+    names: list[str]
     utility: ClipUtility
 
 
-def load_study(folder: Path = USER_MODEL_DIR) -> Study:
-    """Population 0's files, read by the readers. Some 30 seconds and 2 GB."""
-    (image, words), (text, _) = (
-        load_concepts(folder / f"concepts_{side}.safetensors") for side in ("image", "text")
+def load_study(population: int = 0, folder: Path = RATERS_DIR) -> Study:
+    """A population's files in `folder`, read by the readers. Some 15 seconds and 1 GB."""
+    (image, names), (text, _) = (
+        load_concepts(USER_MODEL_DIR / f"concepts_{side}.safetensors") for side in ("image", "text")
     )
     encoder = ClipEncoder()
     to_vectors = vectors(load_bank(), encoder, image, text)
-    turns = read_turns()
-    sat = {split: _sat(turns, split, to_vectors) for split in ("train", "validation", "test")}
-    pairs = {name: to_choices(read_pairs(name), *to_vectors)
+    turns = read_turns(population, folder)
+    sat = {
+        split: read_sat(turns_of(turns, split), *to_vectors)
+        for split in ("train", "validation", "test")
+    }
+    pairs = {name: to_choices(read_pairs(name, folder), *to_vectors)
              for name in ("train", "validation_unique", "test")}  # fmt: skip
-    rankings = read_rankings()
+    rankings = read_rankings(folder)
     learn = Panel.of(
         sat["train"].picks,
         sat["train"].judgements,
         with_ties(pairs["train"]),
-        to_choices(read_ratings("train"), *to_vectors),
+        to_choices(read_ratings("train", folder), *to_vectors),
     )
     held = Held(
         sat=sat["test"],
@@ -70,9 +73,8 @@ def load_study(folder: Path = USER_MODEL_DIR) -> Study:
         rankings=rankings,
         ranked=as_one_observation_each(rankings, *to_vectors),
     )
-    width, n_together = len(image.mean), image.together.shape[1]
-    utility = ClipUtility(width, len(words), n_together, 1, encoder.logit_scale())
-    return Study(learn, held, words, utility)
+    utility = ClipUtility(encoder.width, text.usual, 1, encoder.logit_scale())
+    return Study(learn, held, names, utility)
 
 
 def with_ties(pairs: ChoiceData) -> ChoiceData:
@@ -81,11 +83,7 @@ def with_ties(pairs: ChoiceData) -> ChoiceData:
     return replace(pairs, target=pairs.target.masked_fill(tie[:, None], 0.0), tie=tie.double())
 
 
-def _sat(turns: Turns, split: str, to_vectors) -> Sat:
-    sat = read_sat(turns_of(turns, split), *to_vectors)
-    return Sat(_means(sat.picks), _means(sat.judgements), sat.when)
-
-
-def _means(data: ChoiceData) -> ChoiceData:
-    pooled = data.pooled()
-    return replace(pooled, table=pooled.table.to(torch.float32))
+def true_types(population: int = 0, folder: Path = RATERS_DIR) -> dict[str, int]:
+    """Every person's hidden type: the truth, which only evaluation may read."""
+    table = pq.read_table(folder / f"truth_{population}.parquet", columns=["person_id", "type"])
+    return dict(zip(*table.to_pydict().values(), strict=True))
