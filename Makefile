@@ -32,6 +32,7 @@ lint: environment
 bench: environment
 	$(BIN)/python tests/benchmarks/bench_em.py
 	$(BIN)/python tests/benchmarks/bench_world.py
+	$(BIN)/python tests/benchmarks/bench_user_model.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info

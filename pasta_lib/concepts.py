@@ -151,7 +151,9 @@ def load_concepts(path: str | Path) -> tuple[Concepts, list[str]]:
 
 
 def _whitening(vectors: Tensor, floor: float = 0.01) -> Tensor:
-    """[D, D]: to principal components of about unit variance; those below `floor` stay small."""
+    """[D, D]: to principal components of about unit variance; those below `floor` stay small, and
+    those of which N < D vectors show nothing are zero."""
     centred = vectors - vectors.mean(0)
     _, deviation, axes = torch.linalg.svd(centred, full_matrices=False)
-    return axes.T / (deviation / len(vectors) ** 0.5 + floor)
+    whiten = axes.T / (deviation / len(vectors) ** 0.5 + floor)
+    return nn.functional.pad(whiten, (0, vectors.shape[1] - len(axes)))

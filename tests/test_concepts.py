@@ -147,10 +147,12 @@ def test_the_shipped_concepts_read_held_out_prompts(side):
         vectors = ClipEncoder().encode_texts([bank_prompts()[m] for m in members])
     p = concepts.probability(torch.as_tensor(vectors)).numpy()
     scenes = reachable()[members]
+    assert len(set(names)) == 88
     subject = scenes[:, SUBJECT] >= 0
     found = p[subject, :64].argmax(1) == scenes[subject, SUBJECT]
     assert found.mean() > 0.85
-    for column, words in ((STYLE, STYLE_NAMES), (BACKGROUND, BACKGROUND_NAMES)):
+    grounds = [f"{name} background" for name in BACKGROUND_NAMES]
+    for column, words in ((STYLE, STYLE_NAMES), (BACKGROUND, grounds)):
         said = scenes[:, column] >= 0
         here = p[said][:, [names.index(w) for w in words]]
         assert (here.argmax(1) == scenes[said, column]).mean() > 0.9

@@ -49,14 +49,13 @@ class FitConfig:
 
 @dataclass(frozen=True)
 class Fit:
-    """One fit. `sessions`: of how many it learns, -1: all; `alone`: of nothing but these."""
+    """One fit. `sessions`: of how many it learns, and of nothing else; 0: of everything."""
 
     n_types: int
     seed: int
     method: str = "em"  # or "hard", or "pal"
     population: int = 0
-    sessions: int = -1
-    alone: bool = False
+    sessions: int = 0
 
 
 GROUPS = {
@@ -65,10 +64,7 @@ GROUPS = {
     "hard": {f"8/{s}": Fit(8, s, "hard") for s in SEEDS},
     "pal": {f"8/{s}": Fit(8, s, "pal") for s in SEEDS},
     "sessions": {
-        f"{name} {n}/{s}": Fit(8, s, sessions=n, alone=name == "alone")
-        for s in SEEDS
-        for name in ("alone", "beside")
-        for n in (100, 300, 1000, 3000, 7000)
+        f"{n}/{s}": Fit(8, s, sessions=n) for s in SEEDS for n in (100, 300, 1000, 3000, 7000)
     },
 }
 
@@ -118,13 +114,11 @@ def fitted(fit: Fit, study: Study, checkpoint: Path) -> UserTypes | Prototypes:
 
 
 def some_sessions(learn: Panel, fit: Fit) -> Panel:
-    """What is learnt from: picks and judgements of the first `sessions` / 3 people, and pairs and
-    ratings of everybody unless they are to stand alone."""
-    if fit.sessions < 0:
+    """What is learnt from: everything, or picks and judgements of the first `sessions` / 3 people,
+    who sat in three each."""
+    if not fit.sessions:
         return learn
-    sat = Panel.of(*learn.parts[:2])
-    sat = sat.select_people(np.arange(round(fit.sessions / 3)))
-    return sat if fit.alone else Panel.of(*sat.parts, *learn.parts[2:])
+    return Panel.of(*learn.parts[:2]).select_people(np.arange(round(fit.sessions / 3)))
 
 
 def untrained(study: Study) -> UserTypes:

@@ -27,7 +27,8 @@ from pasta_lib.world.scenes import SECOND, STYLE, VALUES, shows_colour
 from pasta_lib.world.weights import WORLD_DIR
 
 FOLDER = WORLD_DIR.parent / "user_model"
-NAMES = [f"{v} of them" if a == "count" else v for a, (_, values) in VALUES.items() for v in values]
+SPOKEN = {"count": "{} of them", "background": "{} background"}  # a "white" may be either
+NAMES = [SPOKEN.get(a, "{}").format(v) for a, (_, values) in VALUES.items() for v in values]
 
 
 @dataclass(frozen=True)
