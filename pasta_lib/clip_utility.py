@@ -18,6 +18,7 @@ pointwise mutual information; Church and Hanks 1990).
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 
 import torch
@@ -119,15 +120,17 @@ def fit_clip_types(
     end both keep the heads from learning people by heart. All constants are ours. Raises `BadData`
     as `fit_user_types`.
     """
-    common = fit_user_types(data, utility, 1, seed=seed, config=COMMON, progress=progress)
-    if n_types == 1:
-        return common
-    groups = KMeans(min(n_types, data.n_people), n_init=10, random_state=seed)
-    member = torch.as_tensor(groups.fit_predict(revealed(data, utility))).long()
-    return fit_user_types(
-        data, common.utility.repeated(n_types), n_types, seed=seed, config=config,
-        start=nn.functional.one_hot(member, n_types), checkpoint=checkpoint, progress=progress,
-    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "EM used all")  # an early end is meant
+        common = fit_user_types(data, utility, 1, seed=seed, config=COMMON, progress=progress)
+        if n_types == 1:
+            return common
+        groups = KMeans(min(n_types, data.n_people), n_init=10, random_state=seed)
+        member = torch.as_tensor(groups.fit_predict(revealed(data, utility))).long()
+        return fit_user_types(
+            data, common.utility.repeated(n_types), n_types, seed=seed, config=config,
+            start=nn.functional.one_hot(member, n_types), checkpoint=checkpoint, progress=progress,
+        )  # fmt: skip
 
 
 def revealed(data: ChoiceData | Panel, utility: ClipUtility) -> Tensor:
