@@ -9,7 +9,7 @@ it wants to see what was asked for, and E F, of low rank, what else prompts call
 type-specific heads on CLIP; their form is ours. a, b, m and E start at zero and τ at CLIP's own
 factor: untrained, for any K, this is zero-shot CLIP.
 
-    c = P(shown) / 3 deviations        q = max(0, log P(asked) / usual) / 3
+    c = P(shown) / 3 deviations        q = max(0, log(P(asked) / usual)) / 3
 
 A prompt that says nothing of a concept leaves it as likely as usual, and q is zero (positive
 pointwise mutual information; Church and Hanks 1990).

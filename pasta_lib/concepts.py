@@ -81,7 +81,7 @@ def fit_concepts(
     """Learn to read `labels` [N, V], 0 … 1 or NaN where unknown, off CLIP vectors [N, D].
 
     Whitened vectors get Gaussian noise of deviation `noise`, so that likes are not learnt by heart.
-    Memory: 4 N (2 D + 2 V) bytes. Raises `BadData` for labels out of range, or a concept that is
+    Memory: 12 N (D + V) bytes. Raises `BadData` for labels out of range, or a concept that is
     in no row or in all.
     """
     vectors = torch.as_tensor(np.asarray(vectors), dtype=torch.float32)

@@ -79,9 +79,9 @@ def test_values_and_judgements_by_hand(law):
 def test_predictions_are_those_of_very_many_guesses(law):
     """Importance sampling from the law itself, in numpy, without any move."""
     answers = some_answers()
-    got = predict(law, answers, 4000, torch.Generator().manual_seed(0))
+    got = predict(law, answers, 20_000, torch.Generator().manual_seed(0))
     rng = np.random.default_rng(0)
-    n = 40_000
+    n = 200_000
     kind, z = rng.choice(8, n, p=law.share), rng.standard_normal((n, 35))
     for u in range(3):
         weight = np.ones(n)
@@ -99,6 +99,8 @@ def test_predictions_are_those_of_very_many_guesses(law):
             want = (weight[:, None] * p).sum(0) / weight.sum()
             assert got.pick[u, t].numpy() == pytest.approx(want, abs=0.015), (u, t)
             c, last = int(answers.chosen[u, t]), int(answers.last[u, t])
+            if c >= 0:  # a judgement is predicted when the pick is known
+                weight = weight * p[:, c]
             if answers.versus[u, t] != UNJUDGED:
                 gap = v[:, t, c] - v[:, last, int(answers.chosen[u, last])]
                 better = 1 / (1 + np.exp(-steady * (gap - indifferent)))
@@ -107,8 +109,6 @@ def test_predictions_are_those_of_very_many_guesses(law):
                 want = (weight[:, None] * three).sum(0) / weight.sum()
                 assert got.judgement[u, t].numpy() == pytest.approx(want, abs=0.015), (u, t)
                 weight = weight * three[:, int(answers.versus[u, t]) + 1]
-            if c >= 0:
-                weight = weight * p[:, c]
         share = np.bincount(kind, weight, minlength=8) / weight.sum()
         assert got.types[u, -1].numpy() == pytest.approx(share, abs=0.03)
 

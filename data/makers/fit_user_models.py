@@ -93,11 +93,13 @@ def main() -> None:
         if zero_shot not in _results():
             _keep(build, zero_shot, measured(untrained(study), study, truth))
         started = time.monotonic()
-        types = fitted(fit, study, build / f"{name.replace('/', '-')}.safetensors")
+        checkpoint = build / f"{name.replace('/', '-')}.safetensors"
+        types = fitted(fit, study, checkpoint)
         result = asdict(fit) | {"seconds": round(time.monotonic() - started, 1)}
-        _keep(build, name, result | measured(types, study, truth))
         if name == KEPT:
             save_types(types, USER_MODEL_DIR / "types_8.safetensors")
+        _keep(build, name, result | measured(types, study, truth))
+        checkpoint.unlink(missing_ok=True)
 
 
 def fitted(fit: Fit, study: Study, checkpoint: Path) -> UserTypes | Prototypes:
@@ -105,12 +107,10 @@ def fitted(fit: Fit, study: Study, checkpoint: Path) -> UserTypes | Prototypes:
     if fit.method == "pal":
         common = fit_user_types(data, study.utility, 1, seed=fit.seed, config=COMMON)
         return fit_pal(data, common.utility.repeated(fit.n_types), fit.n_types, seed=fit.seed)
-    types = fit_clip_types(
+    return fit_clip_types(
         data, study.utility, fit.n_types, seed=fit.seed, checkpoint=checkpoint,
         config=replace(TYPES, hard=fit.method == "hard"),
     )  # fmt: skip
-    checkpoint.unlink(missing_ok=True)
-    return types
 
 
 def some_sessions(learn: Panel, fit: Fit) -> Panel:

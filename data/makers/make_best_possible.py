@@ -29,6 +29,7 @@ from pasta_lib.datasets.hpd import Rankings
 from pasta_lib.datasets.pasta import Turns, read_sessions, session_table
 from pasta_lib.datasets.rows import Account, Rows
 from pasta_lib.metrics import choice_hits, cross_turn_hits, mean, spearman
+from pasta_lib.recovery import MANY, SEEN
 from pasta_lib.sessions import UNJUDGED
 from pasta_lib.world import best_possible as best
 from pasta_lib.world import people, raters
@@ -38,8 +39,6 @@ from pasta_lib.world.people import Law, Population
 from pasta_lib.world.rater_files import RATERS_DIR, read_pairs, read_rankings, turns_of
 from pasta_lib.world.reachable import reachable
 from pasta_lib.world.weights import write_atomically
-
-SEEN = (1, 2, 3, 5, 7, 10, 15, 20, 25)  # choices after which types are compared
 
 
 @dataclass(frozen=True)
@@ -271,7 +270,7 @@ def types_result(
         at = (count >= n).int().argmax(1)
         likeliest = found["types"][torch.arange(len(at)), at].argmax(1)
         by_number[n] = round(adjusted_rand_score(truth[enough], likeliest[enough]), 4)
-    many = (count[:, -1] >= 10).numpy()
+    many = (count[:, -1] >= MANY).numpy()
     whole = adjusted_rand_score(truth[many], found["types"][:, -1].argmax(1)[many])
     return {"adjusted_rand_index": round(whole, 4), "adjusted_rand_index_after": by_number}
 

@@ -4,9 +4,9 @@
 
 A concept is a value of the world: a subject, colour, style, background or number. Renders are
 labelled with all that they show; the image bank's pictures, of prompts that are not held out, with
-what their prompts say. A prompt is labelled with what its render shows, or what its pictures in the
-bank seem to. Writes concepts_image.safetensors and concepts_text.safetensors in data/user_model/.
-Two minutes on two cores.
+what their prompts say. A prompt is labelled with what its render shows, or with what these probes
+read off its four pictures in the bank. Writes concepts_image.safetensors and
+concepts_text.safetensors in data/user_model/. Two minutes on two cores.
 """
 
 from dataclasses import dataclass

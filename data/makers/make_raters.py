@@ -59,6 +59,8 @@ class RatersConfig:
 def main() -> None:
     config = configure(RatersConfig(), __doc__)
     folder = Path(config.folder)
+    if config.population and folder.resolve() == FOLDER.resolve():
+        raise SystemExit(f"{FOLDER} is population 0's: give another one a --folder of its own.")
     folder.mkdir(parents=True, exist_ok=True)
     seed = config.population
     people = draw_population(draw_law(seed), raters.PEOPLE, seed)

@@ -64,8 +64,9 @@ class Particles:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Before each answer: `pick` `[U, T, L]`, `judgement` `[U, T, 3]` (worse, same, better). After
-    each turn: `types` `[U, T, 8]`, the posterior over types. After all of them: `particles`."""
+    """Before each answer, a pick coming before its judgement: `pick` `[U, T, L]`, `judgement`
+    `[U, T, 3]` (worse, same, better). After each turn: `types` `[U, T, 8]`, the posterior over
+    types. After all of them: `particles`."""
 
     pick: Tensor
     judgement: Tensor
@@ -85,10 +86,13 @@ def predict(
     picks, judgements, types, step = [], [], [], 0.5
     for t in range(n_turns):
         pick, judgement = _turn(law, particles, answers, t)  # [U, N, L], [U, N, 3], logs
-        weight = particles.log_weight.log_softmax(1)[..., None]
-        picks.append((weight + pick).logsumexp(1).exp())
-        judgements.append((weight + judgement).logsumexp(1).exp())
         gain = _taken(pick, answers.chosen[:, t], answers.chosen[:, t] >= 0)
+        before, after = (
+            weight.log_softmax(1)[..., None]
+            for weight in (particles.log_weight, particles.log_weight + gain)
+        )
+        picks.append((before + pick).logsumexp(1).exp())
+        judgements.append((after + judgement).logsumexp(1).exp())  # the pick is known by then
         judged = answers.versus[:, t] != UNJUDGED
         gain = gain + _taken(judgement, answers.versus[:, t] + 1, judged)
         particles = Particles(particles.type, particles.z, particles.log_weight + gain)
