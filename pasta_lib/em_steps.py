@@ -16,7 +16,7 @@ data: `NewtonStep` keeps each alternative's mean features and, up to `OUTER_LIMI
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -106,6 +106,17 @@ def cut(data: ChoiceData, rows: slice, people: slice) -> Block:
         context=None if data.context is None else data.context_table[data.context[rows]][:, None],
         rating=None if data.rating is None else data.rating[rows],
     )
+
+
+@torch.no_grad()
+def utilities(
+    utility: nn.Module, data: ChoiceData, size: int = 2**14
+) -> Iterator[tuple[Block, Tensor]]:
+    """Some `size` observations at a time, with R_k(c) of every alternative [L, B, K]."""
+    terms = dict(utility.named_parameters())
+    for rows, people in data.blocks(size):
+        block = cut(data, rows, people)
+        yield block, block.utility(utility, terms)
 
 
 class NewtonStep:

@@ -11,7 +11,7 @@ person is placed among the prototypes from what they did. Optimiser and priors a
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from pasta_lib.choices import ChoiceData
-from pasta_lib.em_steps import cut
+from pasta_lib.choices import BadData, ChoiceData
+from pasta_lib.em_steps import cut, utilities
 from pasta_lib.panel import Panel
 from pasta_lib.user_model import choice_log_probabilities, observation_log_likelihood
 
@@ -55,7 +55,7 @@ class Prototypes:
 
     def column_utilities(self, data: ChoiceData) -> Tensor:
         """R_k(c) of every alternative [N, L, K]."""
-        return torch.cat([u for _, u in self._utilities(data)], 1).transpose(0, 1)
+        return torch.cat([u for _, u in utilities(self.utility, data)], 1).transpose(0, 1)
 
     def predict_each(self, data: ChoiceData, weight: Tensor) -> Tensor:
         """P(c) of every alternative [N, L] (and of a tie), with weights [N, K]."""
@@ -70,41 +70,44 @@ class Prototypes:
 
     def posterior(self, data: ChoiceData | Panel) -> Tensor:
         """w [U, K] of people, from all that they did."""
-        people = np.arange(data.n_people)
-        until = [torch.as_tensor(part.first[1:]) for part in data.parts]
-        return self._place(data.parts, [part.first[:-1] for part in data.parts], until, people)
+        first = [part.first for part in data.parts]
+        return self._place(data.parts, [f[:-1] for f in first], [f[1:] for f in first])
 
     def posterior_before(
         self, parts: Sequence[ChoiceData], when: Sequence[np.ndarray]
     ) -> list[Tensor]:
         """w before each observation, from what the same person did earlier: [N, K] for each part,
-        as `UserTypes.posterior_before`."""
+        as `UserTypes.posterior_before`. Raises `BadData` where a person's are not in that order."""
         panel = Panel.of(*parts)
-        times = [
-            pd.DataFrame({"person": part.person_ids[part.person], "when": t})
-            for part, t in zip(parts, when, strict=True)
-        ]
+        moment = np.unique(np.concatenate(when), return_inverse=True)[1]  # 0, 1, …: over all parts
+        moments = np.split(moment, np.cumsum([len(w) for w in when])[:-1])
         number = pd.Index(panel.person_ids)
-        keys = [number.get_indexer(t["person"]) * _SPAN + t["when"].to_numpy() for t in times]
-        sorted_keys = [np.sort(k) for k in keys]
+        who = [number.get_indexer(part.person_ids[part.person]) for part in parts]
+        keys = [w * (moment.max() + 1) + m for w, m in zip(who, moments, strict=True)]
+        for w, m in zip(who, moments, strict=True):
+            if ((np.diff(w) == 0) & (np.diff(m) < 0)).any():
+                raise BadData(
+                    "Each person's observations must be in the order of `when`: sort them."
+                )
+        in_order = [np.sort(key) for key in keys]
         out = []
-        for key in keys:
-            who = key // _SPAN
-            until = [torch.as_tensor(np.searchsorted(k, key)) for k in sorted_keys]
-            first = [part.first[:-1][who] for part in panel.parts]
-            out.append(self._place(panel.parts, first, until, who))
+        for w, key in zip(who, keys, strict=True):
+            until = [torch.as_tensor(np.searchsorted(k, key)) for k in in_order]
+            out.append(self._place(panel.parts, [part.first[w] for part in panel.parts], until))
         return out
 
     def _place(
-        self, parts: Sequence[ChoiceData], first: list, until: list, people: np.ndarray
+        self, parts: Sequence[ChoiceData], first: list[Tensor], until: list[Tensor]
     ) -> Tensor:
         """w [N, K] for N occasions, each from rows `first` up to `until` [N] of each part."""
-        known = [self._known(part) for part in parts]
+        kept = [
+            (*self._known(part), f, u)
+            for part, f, u in zip(parts, first, until, strict=True)
+            if part.n_observations
+        ]
         out = []
-        for rows in torch.arange(len(people)).split(self.config.chunk):
-            seen = [
-                _gathered(*k, f[rows], u[rows]) for k, f, u in zip(known, first, until, strict=True)
-            ]
+        for rows in torch.arange(len(first[0])).split(self.config.chunk):
+            seen = [_gathered(r, vote, f[rows], u[rows]) for r, vote, f, u in kept]
             out.append(self._solve(seen, len(rows)))
         return torch.cat(out).double()
 
@@ -124,21 +127,10 @@ class Prototypes:
             schedule.step()
         return logits.detach().softmax(1)
 
-    @torch.no_grad()
     def _known(self, part: ChoiceData) -> tuple[Tensor, Tensor]:
-        blocks = list(self._utilities(part))
+        blocks = list(utilities(self.utility, part))
         vote = torch.cat([block.share for block, _ in blocks], 1).float()
         return torch.cat([u for _, u in blocks], 1), vote
-
-    @torch.no_grad()
-    def _utilities(self, data: ChoiceData, size: int = 2**14) -> Iterator:
-        terms = dict(self.utility.named_parameters())
-        for rows, people in data.blocks(size):
-            block = cut(data, rows, people)
-            yield block, block.utility(self.utility, terms)
-
-
-_SPAN = 10**6  # more than there are moments in a person's life
 
 
 def fit_pal(

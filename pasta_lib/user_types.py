@@ -17,7 +17,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from pasta_lib.choices import BadData, ChoiceData
-from pasta_lib.em_steps import Block, cut
+from pasta_lib.em_steps import Block, utilities
 from pasta_lib.panel import Panel
 from pasta_lib.user_model import choice_log_probabilities, posterior, sum_by_person
 
@@ -94,8 +94,7 @@ class UserTypes:
     def log_probabilities(self, data: ChoiceData, size: int = 2**14) -> Tensor:
         """log P(c | k) of every alternative [N, L, K], computed `size` observations at a time."""
         log_tie = None if data.tie is None else self.utility.log_tie
-        utilities = (utility for _, utility in self._utilities(data, size))
-        parts = [choice_log_probabilities(utility, log_tie) for utility in utilities]
+        parts = [choice_log_probabilities(u, log_tie) for _, u in self._utilities(data, size)]
         return torch.cat(parts, 1).transpose(0, 1)
 
     @torch.no_grad()
@@ -111,11 +110,8 @@ class UserTypes:
         return torch.cat([block.each_log_likelihood(utility, terms) for block, utility in both])
 
     def _utilities(self, data: ChoiceData, size: int) -> Iterator[tuple[Block, Tensor]]:
-        """Some observations at a time, with R_k(c) [L, B, K]."""
-        terms = dict(self.utility.named_parameters())
-        for rows, people in data.blocks(size):
-            block = cut(data, rows, people)
-            yield block, block.utility(self.utility, terms)[..., self.order]
+        for block, utility in utilities(self.utility, data, size):
+            yield block, utility[..., self.order]
 
     def posterior(self, data: ChoiceData | Panel) -> Tensor:
         """γ [U, K]: how much each person belongs to each type, from all that they chose."""

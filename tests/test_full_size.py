@@ -1,6 +1,5 @@
 """Real sizes by configuration: Pick-a-Pic's schema, vectors as wide as CLIP-H's, user types."""
 
-import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -59,9 +58,7 @@ def test_words_of_captions_and_types_at_the_width_of_clip_h(tmp_path):
     data = to_choices(rows, pictured, lambda texts: concepts(torch.zeros(len(texts), WIDTH)))
     assert data.table.shape[1] == WIDTH + len(WORDS)
     utility = ClipUtility(WIDTH, concepts.usual, 1, 100.0)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "EM used all")
-        config = replace(TYPES, max_passes=6)
-        types = fit_clip_types(data, utility, 2, seed=0, config=config, progress=False)
+    config = replace(TYPES, max_passes=6)
+    types = fit_clip_types(data, utility, 2, seed=0, config=config, progress=False)
     found = types.posterior(data).argmax(1).numpy() == wants_cat[:users]
     assert max(found.mean(), 1 - found.mean()) > 0.97

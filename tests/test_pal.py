@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from pasta_lib.choices import ChoiceData
+from pasta_lib.choices import BadData, ChoiceData
 from pasta_lib.pal import PALConfig, Prototypes, fit_pal
 from pasta_lib.panel import Panel
 
@@ -91,6 +91,16 @@ def test_what_came_before_is_all_that_is_known():
             earlier = [e for e in earlier if e.n_observations]
             want = pal.posterior(Panel.of(*earlier))[0] if earlier else pal.prior
             assert torch.allclose(got[p][n], want, atol=1e-4)
+
+
+def test_moments_may_be_any_numbers_but_in_order():
+    data, _, _ = planted(people=4, each=5)
+    pal, when = known(), np.tile(np.arange(5.0), 4)
+    (plain,) = pal.posterior_before([data], [when])
+    (late,) = pal.posterior_before([data], [1e9 * when - 3e9])
+    assert torch.equal(plain, late)
+    with pytest.raises(BadData, match="in the order of `when`"):
+        pal.posterior_before([data], [when[::-1]])
 
 
 def test_alternatives_that_are_not_there_do_not_count():
