@@ -118,14 +118,12 @@ def fit_clip_types(
     `utility`: one of K = 1, where it all begins. EM starts from k-means on what people `revealed`:
     from random divisions it needs many restarts, from there one. Few passes: the ridge and an early
     end both keep the heads from learning people by heart, so an end before EM came to rest is no
-    warning here. `config` and `checkpoint` are the second stage's; K = 1 has the first alone. All
-    constants are ours. Raises `BadData` as `fit_user_types`.
+    warning here. `config` and `checkpoint` are the second stage's. All constants are ours. Raises
+    `BadData` as `fit_user_types`.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "EM used all")  # an early end is meant
         common = fit_user_types(data, utility, 1, seed=seed, config=COMMON, progress=progress)
-        if n_types == 1:
-            return common
         groups = KMeans(min(n_types, data.n_people), n_init=10, random_state=seed)
         member = torch.as_tensor(groups.fit_predict(revealed(data, utility))).long()
         return fit_user_types(

@@ -83,9 +83,12 @@ def column_utility(scores: Tensor, mask: Tensor, sharpness: Tensor | None = None
     elif sharpness is None:
         utility = (scores * beside(mask)).sum(2) / beside(mask.sum(2).clamp(min=1))
     else:
-        known = mask | ~there[..., None]  # never a column of -inf alone: its gradient is NaN
-        scores = (sharpness * scores).masked_fill(~beside(known), -torch.inf)
-        utility = (scores.logsumexp(2) - beside(known.sum(2)).log()) / sharpness
+        # Down from the best item, lest digits be lost where β is small or scores are large.
+        best = scores.detach().masked_fill(~beside(mask), -torch.inf).amax(2, keepdim=True)
+        fall = sharpness * (scores - best.where(best.isfinite(), 0.0))
+        fall = fall.masked_fill(~beside(mask), 0.0).expm1()
+        mean = fall.sum(2) / beside(mask.sum(2).clamp(min=1))
+        utility = best.squeeze(2) + mean.log1p() / sharpness
     if not there.all():
         utility = utility.masked_fill(~beside(there), -torch.inf)
     return utility

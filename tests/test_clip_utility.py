@@ -368,6 +368,26 @@ def test_a_soft_mean_has_a_sharpness_for_each_restart_and_no_nan():
     assert scores.grad.isfinite().all() and (scores.grad[2, 1] == 0).all()
 
 
+@pytest.mark.parametrize("sharpness", [1e-6, 1e-3, 0.1, 20.0])
+def test_a_soft_mean_keeps_its_digits(sharpness):
+    """As float64 has it: where the sharpness is next to nothing, and where scores are large. A
+    picture that is not there may be worth anything."""
+    g = torch.Generator().manual_seed(0)
+    scores = 10 * torch.randn(4, 50, 4, 3, generator=g)
+    mask = torch.ones(4, 50, 4, dtype=torch.bool)
+    mask[:, :25, 3] = False
+    scores[:, :25, 3] = 1e30
+    scores.requires_grad_()
+    got = column_utility(scores, mask, torch.tensor(sharpness))
+    there = mask[..., None]
+    powers = (sharpness * scores.detach().double()).masked_fill(~there, -math.inf)
+    exact = (powers.logsumexp(2) - there.sum(2).double().log()) / sharpness
+    assert torch.allclose(got.double(), exact, rtol=1e-6, atol=2e-5)
+    got.sum().backward()
+    share = powers.softmax(2)
+    assert torch.allclose(scores.grad.double(), share, rtol=1e-4, atol=1e-6)
+
+
 def test_em_learns_how_much_the_best_picture_counts():
     """Columns that are worth their best picture, against those that are worth the mean."""
     sharp = {}
