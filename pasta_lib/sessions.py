@@ -50,6 +50,10 @@ class Sessions:
             wording = np.where(none, wording, self.wording[rows, turn, picked])
         return member, wording
 
+    def select(self, rows: np.ndarray) -> "Sessions":
+        """Only some sessions, by an index or a mask."""
+        return Sessions(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
     def texts(self) -> np.ndarray:
         """What the slates say, str objects `[S, T, 4]`."""
         return wordings()[self.member, self.wording]
@@ -76,16 +80,17 @@ def begin(session: np.ndarray, person: np.ndarray, initial: np.ndarray) -> Sessi
 def play(sessions: Sessions, agent: Agent, user, seed: int, turns: int = TURNS) -> Sessions:
     """Play all sessions on, at once, for `turns` turns.
 
-    `user` plays the people: `user.values(sessions, member)` gives what each column of the slates
-    `member` `[S, 4]` is worth to them, `[S, 4]`; `user.choose(sessions, values)` a column or NONE;
-    `user.judge(sessions, value, last)` 1, 0 or -1. Memory: about 40 kB a session at its height.
+    Raises ValueError, naming the session, for a slate of other than four candidates, or two of one
+    category. `user` plays the people: `user.values(sessions, member)` gives what each column of the
+    slates `member` `[S, 4]` is worth to them, `[S, 4]`; `user.choose(sessions, values)` a column or
+    NONE; `user.judge(sessions, value, last)` 1, 0 or -1. Memory: about 40 kB a session.
     """
     rows = np.arange(len(sessions.session))
     last, before = np.zeros(len(rows)), np.zeros(len(rows), bool)
     for _ in range(turns):
         shown = sessions.member.reshape(len(rows), -1)
         candidates = propose(sessions.initial, *sessions.current(), shown, sessions.session, seed)
-        slate = agent(sessions, candidates)
+        slate = _checked(agent(sessions, candidates), len(rows))
         member = np.take_along_axis(candidates.member, slate, 1)
         values = user.values(sessions, member)
         chosen = user.choose(sessions, values)
@@ -97,3 +102,24 @@ def play(sessions: Sessions, agent: Agent, user, seed: int, turns: int = TURNS) 
             category=CATEGORY[slate], chosen=chosen, versus_last=versus.astype(np.int64),
         )  # fmt: skip
     return sessions
+
+
+def _checked(slate: np.ndarray, n: int) -> np.ndarray:
+    """What an agent gave, if it is slates."""
+    slate, expected = np.asarray(slate), "positions among the 25 candidates, one of a category"
+    if slate.shape != (n, SLATE) or slate.dtype.kind not in "iu":
+        raise ValueError(
+            f"The agent gave {slate.dtype} of shape {slate.shape} for {n} sessions; expected "
+            f"integers [{n}, {SLATE}]: {expected} at most."
+        )
+    outside = ((slate < 0) | (slate >= len(CATEGORY))).any(1)
+    kinds = np.sort(CATEGORY[np.where(outside[:, None], 0, slate)], 1)
+    twice = ~outside & (kinds[:, 1:] == kinds[:, :-1]).any(1)
+    for bad, what in ((outside, "no candidate"), (twice, "two of one category")):
+        if bad.any():
+            row = int(bad.argmax())
+            raise ValueError(
+                f"The agent's slate {slate[row].tolist()} for session {row} has {what}; expected "
+                f"{SLATE} {expected} at most."
+            )
+    return slate

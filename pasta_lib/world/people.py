@@ -176,12 +176,17 @@ def picture_values(
 ) -> np.ndarray:
     """v of pictures, `[B, ...]`, to persons `who` `[B]`, from x `[B, ..., 88]`; `initial` `[B, 7]`:
     the scenes that were asked for."""
-    linear = people.taste[who][:, _SPREAD_OUT] + people.faithfulness[who, None] * asked(initial)
+    linear = each_subject(people.taste[who]) + people.faithfulness[who, None] * asked(initial)
     flat = x.reshape(len(x), -1, WIDTH)
     category = flat[..., PART["subject"]] @ np.eye(_N_CATEGORIES, dtype=np.float32)[CATEGORY_OF]
     setting = np.concatenate([flat[..., PART["style"]], flat[..., PART["background"]]], -1)
     both = np.einsum("bnc,bcl,bnl->bn", category, people.together[who], setting, optimize=True)
     return (np.einsum("bnd,bd->bn", flat, linear) + both).reshape(x.shape[:-1])
+
+
+def each_subject(taste: np.ndarray) -> np.ndarray:
+    """Tastes for 8 categories of subjects and the rest, `[B, 32]`, as ones for x, `[B, 88]`."""
+    return taste[:, _SPREAD_OUT]
 
 
 def column_values(picture_values: np.ndarray) -> np.ndarray:

@@ -98,10 +98,10 @@ def prompts_for(held_out: np.ndarray, pool: np.ndarray, seed: int, purpose: str)
     ones where `held_out` `[N]` says so."""
     chance = uniforms(seed, purpose, [np.arange(len(held_out))], 2)
     out = held_out_prompts(seed)[pool]
-    return np.where(held_out, _drawn(pool[out], chance), _drawn(pool[~out], chance))
+    return np.where(held_out, drawn(pool[out], chance), drawn(pool[~out], chance))
 
 
-def _drawn(members: np.ndarray, chance: np.ndarray) -> np.ndarray:
+def drawn(members: np.ndarray, chance: np.ndarray) -> np.ndarray:
     """Members drawn by two uniform numbers `[B, 2]`: half of them ideas."""
     idea = reachable()[members, IDEA] >= 0
     ideas, others = members[idea], members[~idea]

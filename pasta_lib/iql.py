@@ -1,0 +1,287 @@
+"""Implicit Q-learning over slates: what a slate is worth for the rest of a session, from logs.
+
+    Q(h, P)  = mean_{p in P} f(h, p)                               additive; PASTA
+    Q(h, P)  = mean_{p in P} f(h, p) + g(h, what P may reveal)     slate-level; ours
+    L_V      = E |α - 1(u < 0)| u²,  u = min Q̂(h, P) - V(h)        Kostrikov et al. 2022; PASTA
+    L_Q      = E (r + V(h') - Q(h, P))²,  V = 0 after the last turn
+
+There is no policy to extract: an agent shows the slate of the largest Q. A recurrent network reads
+the history h: prompts, picks and judgements. With `belief`, the posterior over types and what each
+type would think of a text are inputs as well (ours).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from pasta_lib.histories import History, Reader, Slates
+from pasta_lib.sessions import Sessions
+
+
+@dataclass(frozen=True)
+class IQLConfig:
+    """Every constant of IQL. "Theirs": a default of the IQL authors' code; the others are ours."""
+
+    expectile: float = 0.8  # α; theirs .7 to .9
+    polyak: float = 0.005  # of the target critics, a step; theirs
+    learning_rate: float = 1e-3  # at first; falls to zero as a cosine
+    weight_decay: float = 1e-4
+    steps: int = 1500
+    batch: int = 256  # sessions, with all their turns
+    hidden: int = 128
+    belief: bool = True  # the posterior over types is an input; without, text alone as in PASTA
+    slate_level: bool = False
+
+
+class HistoryEncoder(nn.Module):
+    """h `[B, T + 1, H]` of a `History`; the posterior over types stands last."""
+
+    def __init__(self, n_features: int, n_types: int, config: IQLConfig) -> None:
+        super().__init__()
+        self.belief = config.belief
+        self.first = nn.Linear(n_features, config.hidden)
+        self.recurrent = nn.GRU(2 * n_features + 5, config.hidden, batch_first=True)
+        self.width = config.hidden + 1 + config.belief * n_types
+
+    def forward(self, history: History) -> Tensor:
+        start = self.first(history.prompt).tanh()[None]
+        h = self.recurrent(history.past, start)[0]
+        return torch.cat([h, history.left, history.belief] if self.belief else [h, history.left], 2)
+
+
+class Value(nn.Module):
+    """V(h) `[B, T + 1]`."""
+
+    def __init__(self, n_features: int, n_types: int, config: IQLConfig) -> None:
+        super().__init__()
+        self.encoder = HistoryEncoder(n_features, n_types, config)
+        self.head = _head(self.encoder.width, config.hidden)
+
+    def forward(self, history: History) -> Tensor:
+        return self.head(self.encoder(history))[..., 0]
+
+
+class Critic(nn.Module):
+    """Q(h, P) `[B, T]` of the slates of T turns.
+
+    With `belief` it begins as what the posterior expects of the slate now, and learns the rest.
+    """
+
+    def __init__(self, n_features: int, n_types: int, config: IQLConfig) -> None:
+        """Raises ValueError for a slate-level critic without `belief`: nothing to reveal."""
+        if config.slate_level and not config.belief:
+            raise ValueError("A slate-level critic needs belief=True.")
+        super().__init__()
+        self.encoder, self.n_types = HistoryEncoder(n_features, n_types, config), n_types
+        width = self.encoder.width + n_features + config.belief * (n_types + 1)
+        self.head = _head(width, config.hidden)
+        nn.init.zeros_(self.head[-1].weight)
+        self.revealing = _head(len(STATISTICS) + 2, 32) if config.slate_level else None
+
+    def forward(self, history: History, slates: Slates) -> Tensor:
+        h = self.encoder(history)[:, : slates.text.shape[1]]
+        q = self.items(h, slates).mean(2)
+        return q if self.revealing is None else q + self.reveals(h, slates.worth)
+
+    def items(self, h: Tensor, slates: Slates) -> Tensor:
+        """f(h, p) `[B, T, C]` of texts, from h `[B, T, H]`."""
+        parts = [h[:, :, None].expand(-1, -1, slates.text.shape[2], -1), slates.text]
+        if not self.encoder.belief:
+            return self.head(torch.cat(parts, -1))[..., 0]
+        expected = (slates.worth * h[:, :, None, -self.n_types :]).sum(-1, keepdim=True)
+        return (expected + self.head(torch.cat([*parts, slates.worth, expected], -1)))[..., 0]
+
+    def reveals(self, h: Tensor, worth: Tensor) -> Tensor:
+        """g `[B, T, ...]` of slates, from `Slates.worth` of their texts `[B, T, ..., L, K]`."""
+        h = h.reshape(*h.shape[:2], *[1] * (worth.ndim - 4), -1)
+        belief, left = h[..., -self.n_types :], h[..., -self.n_types - 1, None]
+        statistics = slate_statistics(belief, worth)
+        more = [v.expand(*statistics.shape[:-1], 1) for v in (left, belief.amax(-1, keepdim=True))]
+        return self.revealing(torch.cat([statistics, *more], -1))[..., 0]
+
+
+def _head(width: int, hidden: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, 1))
+
+
+STATISTICS = ("expected utility", "expected utility of the pick", "information in the pick")
+
+
+def slate_statistics(belief: Tensor, worth: Tensor) -> Tensor:
+    """STATISTICS `[..., 3]` of slates, by γ `[..., K]` and f_k `[..., L, K]`.
+
+    The last is the information between pick and type, H(pick) - Σ_k γ_k H(pick | k), in nats.
+    """
+    log_p = worth.log_softmax(-2)
+    p, gamma = log_p.exp(), belief[..., None, :]
+    mixed = (p * gamma).sum(-1)
+    surprise = -(mixed * mixed.clamp(min=1e-12).log()).sum(-1)
+    expected = -(p * log_p * gamma).sum((-2, -1))
+    mean = (worth * gamma).sum(-1).mean(-1)
+    picked = (p * worth * gamma).sum((-2, -1))
+    return torch.stack([mean, picked, surprise - expected], -1)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Twin critics, V, and the log: a row every hundred steps."""
+
+    critics: nn.ModuleList
+    value: nn.Module
+    log: list[dict[str, float]]
+
+
+def train_iql(
+    sessions: Sessions,
+    reward: np.ndarray,
+    reader: Reader,
+    *,
+    seed: int,
+    config: IQLConfig = IQLConfig(),
+    checkpoint: str | Path | None = None,
+    progress: bool = True,
+) -> Trained:
+    """Critics of slates, from S sessions of `TURNS` turns and the `reward` `[S, TURNS]` of each.
+
+    The reward is the slate's utility as the user model sees it, from which the mean is taken: that
+    leaves the best slates the same. See `learn` for `checkpoint`.
+    """
+    value, critics = new_networks(
+        reader.features.shape[-1], reader.column_worth.n_types, config, seed
+    )
+    belief = reader.beliefs(sessions)
+    reward = torch.as_tensor(reward, dtype=torch.float32)
+    reward = reward - reward.mean()
+
+    def batch(rows: Tensor) -> tuple[History, Slates, Tensor]:
+        some = sessions.select(rows.numpy())
+        slates = reader.slates(some, some.member, some.wording)
+        return reader.history(some, belief[rows]), slates, reward[rows]
+
+    return learn(
+        value, critics, batch, len(reward), seed=seed, config=config, checkpoint=checkpoint,
+        progress=progress,
+    )  # fmt: skip
+
+
+def new_networks(
+    n_features: int, n_types: int, config: IQLConfig, seed: int = 0
+) -> tuple[Value, nn.ModuleList]:
+    """V and twin critics before training."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        critics = [Critic(n_features, n_types, config) for _ in range(2)]
+        return Value(n_features, n_types, config), nn.ModuleList(critics)
+
+
+def learn(
+    value: nn.Module,
+    critics: nn.ModuleList,
+    batch: Callable[[Tensor], tuple],
+    n: int,
+    *,
+    seed: int,
+    config: IQLConfig,
+    checkpoint: str | Path | None = None,
+    progress: bool = True,
+) -> Trained:
+    """Implicit Q-learning with any networks.
+
+    `batch` takes numbers of sessions, long `[B]` below `n`, and gives their history, slates and
+    rewards `[B, T]`; `value(history)` is `[B, T + 1]`, of which the last does not count, and a
+    critic's `(history, slates)` `[B, T]`. With `checkpoint`, training is written there every
+    hundred steps, and a call with the same arguments goes on from it to the same result.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    targets = copy.deepcopy(critics).requires_grad_(False)
+    networks = nn.ModuleDict({"value": value, "critics": critics, "targets": targets})
+    learnt = [*value.parameters(), *critics.parameters()]
+    adam = torch.optim.AdamW(learnt, config.learning_rate, weight_decay=config.weight_decay)
+    done, log = _resume(checkpoint, networks, adam, generator)
+    for step in tqdm(range(done, config.steps), disable=not progress, unit="step", desc="IQL"):
+        falling = (1 + math.cos(math.pi * step / config.steps)) / 2
+        adam.param_groups[0]["lr"] = config.learning_rate * falling
+        history, slates, reward = batch(torch.randint(n, (config.batch,), generator=generator))
+        v = value(history)
+        with torch.no_grad():
+            known = torch.minimum(*(target(history, slates) for target in targets))
+            following = torch.cat([v[:, 1:-1], torch.zeros_like(v[:, :1])], 1)
+        q = [critic(history, slates) for critic in critics]
+        v_loss = expectile_loss(known - v[:, :-1], config.expectile)
+        q_loss = sum((reward + following - one).square().mean() for one in q)
+        adam.zero_grad()
+        (v_loss + q_loss).backward()
+        adam.step()
+        with torch.no_grad():
+            for old, new in zip(targets.parameters(), critics.parameters(), strict=True):
+                old.lerp_(new, config.polyak)
+        if step % 100 == 99:
+            now = {"v_loss": v_loss, "q_loss": q_loss / 2, "v": v[:, 0], "q": known[:, 0]}
+            log.append({"step": step + 1} | {k: float(x.detach().mean()) for k, x in now.items()})
+            _save(checkpoint, networks, adam, generator, log)
+    return Trained(critics.requires_grad_(False).eval(), value.requires_grad_(False).eval(), log)
+
+
+def expectile_loss(gap: Tensor, expectile: float) -> Tensor:
+    """L_V: |α - 1(u < 0)| u², averaged. At α = ½ the mean, towards 1 the largest."""
+    return (torch.where(gap < 0, 1 - expectile, expectile) * gap.square()).mean()
+
+
+def _save(path, networks: nn.Module, adam, generator: torch.Generator, log: list[dict]) -> None:
+    if path is None:
+        return
+    tensors = {f"net.{k}": v for k, v in networks.state_dict().items()}
+    for i, moments in adam.state_dict()["state"].items():
+        tensors |= {f"adam.{i}.{k}": v for k, v in moments.items()}
+    tensors["generator"] = generator.get_state()
+    part = Path(path).with_suffix(".part")
+    save_file({k: v.contiguous() for k, v in tensors.items()}, part, {"log": json.dumps(log)})
+    part.replace(path)
+
+
+def _resume(path, networks: nn.Module, adam, generator) -> tuple[int, list[dict]]:
+    """Fill everything from a checkpoint, if there is one; steps done, and the log."""
+    if path is None or not Path(path).exists():
+        return 0, []
+    with safe_open(path, "pt") as file:
+        log = json.loads(file.metadata()["log"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    networks.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("net.")})
+    state = adam.state_dict()
+    for name in (k for k in tensors if k.startswith("adam.")):
+        _, i, moment = name.split(".")
+        state["state"].setdefault(int(i), {})[moment] = tensors[name]
+    adam.load_state_dict(state)
+    generator.set_state(tensors["generator"])
+    return log[-1]["step"], log
+
+
+def save_trained(trained: Trained, path: str | Path) -> None:
+    """The networks' parameters, as safetensors in half precision."""
+    networks = nn.ModuleDict({"value": trained.value, "critics": trained.critics})
+    part = Path(path).with_suffix(".part")
+    tensors = {k: v.half().contiguous() for k, v in networks.state_dict().items()}
+    save_file(tensors, part, {"log": json.dumps(trained.log)})
+    part.replace(path)
+
+
+def load_trained(path: str | Path, n_features: int, n_types: int, config: IQLConfig) -> Trained:
+    """As `save_trained` wrote it, by the same `config`. Raises RuntimeError for another one's."""
+    value, critics = new_networks(n_features, n_types, config)
+    with safe_open(path, "pt") as file:
+        log = json.loads(file.metadata()["log"])
+        tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+    nn.ModuleDict({"value": value, "critics": critics}).load_state_dict(tensors)
+    return Trained(critics.requires_grad_(False).eval(), value.requires_grad_(False).eval(), log)

@@ -1,0 +1,97 @@
+"""What a text will be worth before it is drawn, learnt from texts whose pictures were seen. Ours.
+
+    f_k(p_0, p) ≈ R_k(pictures of p | p_0)
+
+An agent chooses among texts. Of their pictures it knows only what earlier texts led to: the user
+model's R_k of columns that were drawn, regressed on what the text and the initial prompt call for
+(`Concepts` of CLIP's vectors of texts).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from pasta_lib.candidates import wordings
+from pasta_lib.concepts import Concepts
+from pasta_lib.encoders import ClipEncoder
+
+
+@dataclass(frozen=True)
+class TextWorthConfig:
+    """How the regression is trained. Ours."""
+
+    hidden: int = 256
+    epochs: int = 4
+    batch: int = 4096
+    learning_rate: float = 4e-3  # at its height, of a one-cycle schedule
+
+
+class TextWorth(nn.Module):
+    """f_k `[..., K]` of texts `[..., F]` under initial prompts `[..., F]`."""
+
+    def __init__(self, n_features: int, n_types: int, hidden: int = 256) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(3 * n_features, hidden), nn.GELU(),
+            nn.Linear(hidden, hidden // 2), nn.GELU(),
+            nn.Linear(hidden // 2, n_types),
+        )  # fmt: skip
+        self.register_buffer("mean", torch.zeros(n_types))
+        self.register_buffer("deviation", torch.ones(()))
+
+    def forward(self, prompt: Tensor, text: Tensor) -> Tensor:
+        prompt = prompt.expand_as(text)
+        return self.net(torch.cat([text, prompt, text * prompt], -1)) * self.deviation + self.mean
+
+
+def fit_text_worth(
+    prompt: Tensor,
+    text: Tensor,
+    features: Tensor,
+    worth: Tensor,
+    *,
+    seed: int,
+    config: TextWorthConfig = TextWorthConfig(),
+    progress: bool = True,
+) -> TextWorth:
+    """Least squares on N columns that were drawn.
+
+    `prompt`, `text` long `[N]`, rows of `features` `[V, F]`; `worth` `[N, K]`, R_k of the pictures.
+    Memory: a batch at a time.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = TextWorth(features.shape[1], worth.shape[1], config.hidden)
+    model.mean, model.deviation = worth.mean(0), worth.std()
+    steps = max(1, config.epochs * len(text) // config.batch)
+    optimiser = torch.optim.AdamW(model.parameters(), weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, config.learning_rate, total_steps=steps
+    )
+    for _ in tqdm(range(steps), disable=not progress, unit="step", desc="worth of texts"):
+        rows = torch.randint(len(text), (config.batch,), generator=generator)
+        error = model(features[prompt[rows]], features[text[rows]]) - worth[rows]
+        optimiser.zero_grad()
+        (error / model.deviation).square().mean().backward()
+        optimiser.step()
+        schedule.step()
+    return model.requires_grad_(False)
+
+
+def text_features(encoder: ClipEncoder, concepts: Concepts, texts: list[str]) -> Tensor:
+    """What texts call for, `[N, V]`: max(0, log(P(asked) / usual)) / 3, as in `clip_utility`."""
+    with torch.no_grad():
+        vectors = torch.as_tensor(encoder.encode_texts(texts))
+        asked = concepts(vectors)[..., vectors.shape[1] :]
+    return (asked / concepts.usual).clamp(min=1).log() / 3
+
+
+def features_of_wordings(encoder: ClipEncoder, concepts: Concepts) -> Tensor:
+    """Of every wording of every member, `[members, 6, V]`. Some fifteen seconds, 20 MB."""
+    words = wordings()
+    return text_features(encoder, concepts, list(words.ravel())).reshape(*words.shape, -1)

@@ -1,0 +1,253 @@
+"""Agents choose what they say, and look at nothing that they may not see."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pasta_lib.agents import greedy, iql_agent, peeking, promising_slates
+from pasta_lib.baselines import best_slate, untrained
+from pasta_lib.candidates import CATEGORY, propose
+from pasta_lib.histories import Reader
+from pasta_lib.iql import IQLConfig, Trained, new_networks, slate_statistics
+from pasta_lib.sessions import NONE, begin, play
+from pasta_lib.simulator import ColumnWorth, SimulatedUsers, belief
+from pasta_lib.text_worth import TextWorth, TextWorthConfig, fit_text_worth
+from pasta_lib.world import oracle, raters
+from pasta_lib.world.people import draw_law, draw_population
+from pasta_lib.world.reachable import reachable
+
+K, N, F = 3, 40, 5
+INITIAL = np.array([2, 70, 500])
+EVERY_SLATE = np.array([s for s in combinations(range(25), 4) if len(set(CATEGORY[list(s)])) == 4])
+
+
+@pytest.fixture(scope="module")
+def reader():
+    g = torch.Generator().manual_seed(0)
+    members = len(reachable())
+    features = torch.rand(members, 6, F, generator=g)
+    text_worth = TextWorth(F, K, hidden=8)
+    text_worth.deviation.fill_(5.0)
+    row = np.full(members, -1)
+    row[INITIAL] = np.arange(3)
+    table = 2 * torch.randn(3, members, K, generator=g)
+    prior = torch.tensor([0.5, 0.3, 0.2]).double().log()
+    worth = ColumnWorth(table, row, prior, torch.tensor(0.2))
+    return Reader(features, text_worth.requires_grad_(False), worth)
+
+
+def started(n=N):
+    return begin(np.arange(n), np.arange(n), INITIAL[np.arange(n) % 3])
+
+
+@pytest.fixture(scope="module")
+def moment(reader):
+    """After two turns: the sessions, and what may come next."""
+    users = SimulatedUsers(reader.column_worth, np.arange(N) % K, 0)
+    sessions = play(started(), untrained(1), users, 0, turns=2)
+    shown = sessions.member.reshape(N, -1)
+    return sessions, propose(sessions.initial, *sessions.current(), shown, sessions.session, 0)
+
+
+def trained(slate_level, seed=0):
+    config = IQLConfig(hidden=12, slate_level=slate_level)
+    value, critics = new_networks(F, K, config, seed)
+    with torch.no_grad():
+        for critic in critics:
+            for parameter in critic.parameters():
+                parameter *= 3
+    return Trained(critics.requires_grad_(False), value.requires_grad_(False), [])
+
+
+def agents(reader):
+    return {
+        "greedy": greedy(reader),
+        "noisy": greedy(reader, noise=1.0, seed=3),
+        "additive": iql_agent(trained(False), reader),
+        "slate-level": iql_agent(trained(True), reader),
+        "peeking": peeking(reader.column_worth),
+    }
+
+
+def test_the_best_slate_of_an_additive_critic_is_exact():
+    """Against all 3,125 admissible slates, on a thousand random cases, half of them with ties."""
+    rng = np.random.default_rng(0)
+    score = rng.normal(size=(1000, 25))
+    score[500:] = rng.integers(0, 3, size=(500, 25))
+    assert len(EVERY_SLATE) == 5**5
+    best = score[:, EVERY_SLATE].sum(2).max(1)
+    slates = best_slate(score)
+    assert np.take_along_axis(score, slates, 1).sum(1) == pytest.approx(best)
+    assert (np.diff(np.sort(CATEGORY[slates], 1)) > 0).all()
+    assert (best_slate(np.zeros((1, 25)))[0] == [0, 5, 10, 15]).all()  # ties: the first of each
+
+
+def test_promising_slates_are_all_of_the_best_of_each_category():
+    score = torch.as_tensor(np.random.default_rng(1).normal(size=(3, 25)))
+    everything = {frozenset(s) for s in promising_slates(score, 5)[0].tolist()}
+    assert everything == {frozenset(s) for s in EVERY_SLATE.tolist()}
+    some = promising_slates(score, 2)
+    assert some.shape == (3, 5 * 2**4, 4)
+    for row, slates in zip(score.numpy(), some.numpy(), strict=True):
+        rank = (row.reshape(5, 5)[:, :, None] < row.reshape(5, 5)[:, None]).sum(2).ravel()
+        assert (rank[slates] < 2).all()
+        assert len({frozenset(s) for s in slates.tolist()}) == len(slates)
+
+
+def test_greedy_takes_what_the_posterior_expects_most(reader, moment):
+    sessions, candidates = moment
+    gamma = belief(reader.column_worth, sessions)
+    slate = greedy(reader)(sessions, candidates)
+    for s in range(0, N, 7):
+        text = reader.features[candidates.member[s], candidates.wording[s]]
+        each = reader.text_worth(reader.features[sessions.initial[s], 0], text).double() @ gamma[s]
+        best = max(EVERY_SLATE.tolist(), key=lambda c, each=each: each[c].sum())
+        assert set(slate[s]) == set(best)
+
+
+def test_a_slate_level_critic_takes_the_best_that_it_searched(reader, moment):
+    """Against Q worked out slate by slate through the critics' own forward pass."""
+    sessions, candidates = moment
+    agent, critics = iql_agent(trained(True), reader), trained(True).critics
+    slate = agent(sessions, candidates)
+    history = reader.history(sessions, reader.beliefs(sessions))
+    for s in (0, 11, 23):
+        h = [critic.encoder(history)[s : s + 1, -1:] for critic in critics]
+        one = sessions.select(np.array([s]))
+        texts = reader.slates(
+            one, candidates.member[[s]][:, None], candidates.wording[[s]][:, None]
+        )
+        score = torch.stack([c.items(x, texts)[0, 0] for c, x in zip(critics, h, strict=True)])
+        slates = promising_slates(score.mean(0, keepdim=True))[0]
+        q = torch.stack([
+            torch.stack([score[i, t].mean() + c.reveals(h[i], texts.worth[:, :, t])[0, 0]
+                         for i, c in enumerate(critics)]).mean()
+            for t in slates
+        ])  # fmt: skip
+        assert set(slate[s]) == set(slates[q.argmax()].tolist())
+
+
+def test_a_critics_value_of_a_slate_is_what_its_parts_say(reader, moment):
+    sessions, _ = moment
+    history = reader.history(sessions, reader.beliefs(sessions))
+    slates = reader.slates(sessions, sessions.member, sessions.wording)
+    critic = trained(True).critics[0]
+    h = critic.encoder(history)[:, :2]
+    expected = critic.items(h, slates).mean(2)
+    statistics = slate_statistics(history.belief[:, :2], slates.worth)
+    more = torch.cat(
+        [statistics, history.left[:, :2], history.belief[:, :2].amax(2, keepdim=True)], 2
+    )
+    expected = expected + critic.revealing(more)[..., 0]
+    assert torch.allclose(critic(history, slates), expected, atol=1e-5)
+
+
+def test_nobody_looks_at_pictures_before_they_are_drawn(reader, moment):
+    """Other pictures of what was not shown yet change nothing, but for who peeks."""
+    sessions, candidates = moment
+    table = reader.column_worth.table.flip(2)
+    shown = sessions.member.reshape(N, -1)
+    for s in range(N):  # as they were: what somebody with this prompt has seen
+        row = reader.column_worth.row[sessions.initial[s]]
+        table[row, shown[s]] = reader.column_worth.table[row, shown[s]]
+    worth = ColumnWorth(table, *list(vars(reader.column_worth).values())[1:])
+    other = Reader(reader.features, reader.text_worth, worth)
+    for (name, agent), same in zip(agents(reader).items(), agents(other).values(), strict=True):
+        unmoved = (agent(sessions, candidates) == same(sessions, candidates)).all()
+        assert unmoved == (name != "peeking"), name
+
+
+def test_a_slate_does_not_hang_on_the_sessions_beside_it(reader, moment):
+    sessions, candidates = moment
+    rows = np.random.default_rng(5).permutation(N)[:13]
+    some = type(candidates)(candidates.member[rows], candidates.wording[rows])
+    for name, agent in agents(reader).items():
+        alone = agent(sessions.select(rows), some)
+        assert (alone == agent(sessions, candidates)[rows]).all(), name
+
+
+def test_histories_tell_what_happened_before_and_not_what_comes(reader, moment):
+    sessions, _ = moment
+    history = reader.history(sessions, reader.beliefs(sessions))
+    assert (history.past[:, 0] == 0).all() and history.past.shape == (N, 3, 2 * F + 5)
+    for s in range(0, N, 9):
+        for t in range(2):
+            words = reader.features[sessions.member[s, t], sessions.wording[s, t]]
+            picked = sessions.chosen[s, t]
+            past = history.past[s, t + 1]
+            if picked != NONE:
+                assert torch.allclose(past[:F], words[picked])
+                others = [i for i in range(4) if i != picked]
+                assert torch.allclose(past[F : 2 * F], words[others].mean(0))
+            flags = [sessions.versus_last[s, t] == v for v in (1, 0, -1)] + [picked == NONE, True]
+            assert past[2 * F :].tolist() == [float(f) for f in flags]
+    assert torch.allclose(history.left[0, :, 0], torch.tensor([1.0, 0.8, 0.6]))
+    first = reader.beliefs(sessions)[:, 0]
+    assert torch.allclose(first, reader.column_worth.log_prior.exp().float().expand(N, -1))
+
+
+def test_what_texts_are_worth_is_learnt():
+    """From a rule that depends on both texts, on pairs that were not learnt from."""
+    g = torch.Generator().manual_seed(0)
+    features = torch.rand(400, F, generator=g)
+    prompt, text = (torch.randint(400, (20_000,), generator=g) for _ in range(2))
+    a, b = features[prompt], features[text]
+    worth = torch.stack([3 * b[:, 0] * a[:, 1] - 2, 2 * b[:, 2] - a[:, 3]], 1)
+    noisy = worth + 0.3 * torch.randn(worth.shape, generator=g)
+    config = TextWorthConfig(hidden=64, epochs=20, batch=1024)
+    model = fit_text_worth(prompt[:16000], text[:16000], features, noisy[:16000], seed=0,
+                           config=config, progress=False)  # fmt: skip
+    with torch.no_grad():
+        error = model(a[16000:], b[16000:]) - worth[16000:]
+    assert (error.square().mean(0) < 0.05 * worth.var(0)).all()
+
+
+class Returns(nn.Module):
+    """An agent that always gives the same."""
+
+    def __init__(self, slate):
+        super().__init__()
+        self.slate = slate
+
+    def forward(self, sessions, candidates):
+        return np.array(self.slate)
+
+
+@pytest.mark.parametrize(
+    ("slate", "message"),
+    [
+        ([[0, 5, 10, 15, 20]] * N, r"shape \(40, 5\) for 40 sessions"),
+        ([[0, 5, 10]] * N, r"shape \(40, 3\)"),
+        ([[0.0, 5.0, 10.0, 15.0]] * N, "float64"),
+        ([[0, 5, 10, 15]] * (N - 1) + [[0, 5, 6, 15]], "session 39 has two of one category"),
+        ([[0, 5, 10, 25]] * N, "session 0 has no candidate"),
+        ([[0, 5, 10, -1]] * N, "session 0 has no candidate"),
+    ],
+)
+def test_slates_that_are_refused(reader, slate, message):
+    users = SimulatedUsers(reader.column_worth, np.zeros(N, int), 0)
+    with pytest.raises(ValueError, match=message):
+        play(started(), Returns(slate), users, 0)
+
+
+def test_the_oracles_against_brute_force():
+    """The peeking one takes the columns of the highest true value. The one that reads texts would
+    take the same, if pictures of a text were all alike and as expected."""
+    rng = np.random.default_rng(0)
+    members = len(reachable())
+    x = np.repeat(rng.random((members, 1, 88)).astype(np.float32), 4, 1)
+    people = draw_population(draw_law(0), N, 5)
+    crowd = raters.Crowd(people, x, 0)
+    sessions = started()
+    shown = np.zeros((N, 0), int)
+    candidates = propose(sessions.initial, *sessions.current(), shown, sessions.session, 0)
+    value = crowd.values(sessions, candidates.member)
+    slate = oracle.peeking_oracle(crowd)(sessions, candidates)
+    best = value[:, EVERY_SLATE].sum(2).max(1)
+    assert np.take_along_axis(value, slate, 1).sum(1) == pytest.approx(best)
+    shows = np.repeat(oracle.readings_and_products(x).mean(1)[:, None], 6, 1)
+    slate = oracle.oracle(people, shows)(sessions, candidates)
+    assert np.take_along_axis(value, slate, 1).sum(1) == pytest.approx(best, abs=1e-4)

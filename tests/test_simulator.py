@@ -1,0 +1,167 @@
+"""Simulated users do what the user model says, and beliefs are its posterior."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from pasta_lib.baselines import untrained
+from pasta_lib.choices import BadData, ChoiceData
+from pasta_lib.clip_utility import ClipUtility
+from pasta_lib.panel import Panel
+from pasta_lib.sessions import NONE, UNJUDGED, Sessions, begin, play
+from pasta_lib.simulator import (
+    ColumnWorth,
+    SimulatedUsers,
+    belief,
+    column_worth,
+    draw_users,
+    log_likelihoods,
+)
+from pasta_lib.user_types import UserTypes
+from pasta_lib.world.reachable import reachable
+
+K, MEMBERS, PROMPTS, WIDTH, CONCEPTS = 3, 40, 5, 6, 4
+
+
+def filled(seed=0):
+    """A utility whose every parameter says something, and vectors of pictures and prompts."""
+    g = torch.Generator().manual_seed(seed)
+    utility = ClipUtility(WIDTH, torch.full((CONCEPTS,), 0.3), K, 5.0, rank=2, n_together=3)
+    with torch.no_grad():
+        for parameter in utility.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=g)
+        utility.tenth_log_scale.fill_(0.0)
+        utility.tenth_log_sharpness.fill_(0.05)
+    pictures, prompts = (
+        torch.cat([torch.randn(n, WIDTH, generator=g), torch.rand(n, CONCEPTS, generator=g)], 1)
+        for n in (MEMBERS * 4, PROMPTS)
+    )
+    return utility, pictures.unflatten(0, (MEMBERS, 4)), prompts
+
+
+@pytest.fixture(scope="module")
+def made():
+    utility, pictures, prompts = filled()
+    log_prior = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64).log()
+    types = UserTypes.of(utility, log_prior, some_choices(pictures, prompts), None)
+    initial = np.array([3, 8, 2, 30, 11])
+    worth = column_worth(types, pictures, prompts, initial, at_once=2, progress=False)
+    return types, pictures, prompts, initial, worth
+
+
+def some_choices(pictures, prompts, members=None, prompt=None, **more):
+    if members is None:
+        members, prompt = np.arange(8).reshape(2, 4), np.array([0, 1])
+        more = {"target": np.array([0, 1]), "person": np.array([0, 1])}
+    return ChoiceData.from_arrays(
+        items=members[..., None] * 4 + np.arange(4), table=pictures.flatten(0, 1).numpy(),
+        context=prompt, context_table=prompts.numpy(), **more,
+    )  # fmt: skip
+
+
+def random_sessions(initial, n=200, turns=5, seed=1):
+    """People who pick and judge at random, and sometimes nothing at all."""
+    rng = np.random.default_rng(seed)
+    member = np.stack([rng.permutation(MEMBERS)[: turns * 4].reshape(turns, 4) for _ in range(n)])
+    chosen = rng.integers(-1, 4, size=(n, turns))
+    seen = np.cumsum(chosen != NONE, 1) - (chosen != NONE) > 0
+    versus = np.where((chosen != NONE) & seen, rng.integers(-1, 2, size=(n, turns)), UNJUDGED)
+    return Sessions(np.arange(n), np.arange(n), rng.choice(initial, n), member,
+                    np.zeros_like(member), np.zeros_like(member), chosen, versus)  # fmt: skip
+
+
+def test_a_columns_worth_is_what_the_user_model_says(made):
+    types, pictures, prompts, initial, worth = made
+    members = np.random.default_rng(0).permutation(MEMBERS).reshape(10, 4)
+    prompt = np.arange(10) % PROMPTS
+    data = some_choices(pictures, prompts, members, prompt, person=np.arange(10),
+                        target=np.zeros(10, int))  # fmt: skip
+    expected = types.column_utilities(data)
+    assert torch.allclose(worth.of(initial[prompt], members), expected, atol=1e-5)
+    assert worth.table.std() > 0.1
+
+
+def test_a_belief_is_the_posterior_of_the_same_picks_and_judgements(made):
+    types, pictures, prompts, initial, worth = made
+    sessions = random_sessions(initial)
+    row = worth.row[sessions.initial]
+    s, t = np.nonzero(sessions.chosen != NONE)
+    picks = some_choices(pictures, prompts, sessions.member[s, t], row[s], person=s,
+                         target=sessions.chosen[s, t])  # fmt: skip
+    picked = np.take_along_axis(sessions.member, sessions.chosen[..., None], 2)[..., 0]
+    s, t = np.nonzero(sessions.versus_last != UNJUDGED)
+    last = [max(u for u in range(b) if sessions.chosen[a, u] != NONE) for a, b in zip(s, t)]  # noqa: B905
+    versus = sessions.versus_last[s, t]
+    judgements = some_choices(
+        pictures, prompts, np.stack([picked[s, t], picked[s, last]], 1), row[s], person=s,
+        target=np.stack([versus == 1, versus == -1], 1).astype(float),
+        tie=(versus == 0).astype(float),
+    )  # fmt: skip
+    gamma = belief(worth, sessions)
+    panel = Panel.of(picks, judgements)
+    there = np.asarray(panel.person_ids, int)
+    assert torch.allclose(gamma[there], types.posterior(panel), atol=1e-5)
+    nothing = np.setdiff1d(np.arange(200), there)
+    assert torch.allclose(gamma[nothing], worth.log_prior.exp().expand(len(nothing), -1))
+    parts = log_likelihoods(worth, sessions)
+    assert (parts[torch.as_tensor(sessions.chosen == NONE)] == 0).all()
+
+
+def test_a_belief_does_not_hang_on_the_order_of_sessions_or_types(made):
+    *_, initial, worth = made
+    sessions, order = random_sessions(initial), np.random.default_rng(2).permutation(200)
+    gamma = belief(worth, sessions)
+    assert torch.equal(belief(worth, sessions.select(order)), gamma[order])
+    swapped = ColumnWorth(
+        worth.table[..., [2, 0, 1]], worth.row, worth.log_prior[[2, 0, 1]], worth.log_tie
+    )
+    assert torch.allclose(belief(swapped, sessions), gamma[:, [2, 0, 1]])
+
+
+def test_simulated_people_pick_and_judge_as_often_as_the_model_says(made):
+    *_, initial, worth = made
+    n = 40_000
+    users = SimulatedUsers(worth, np.full(n, 1), seed=3)
+    start = begin(np.arange(n), np.arange(n), np.full(n, initial[0]))
+    slate = np.tile([5, 1, 7, 20], (n, 1))
+    values = users.values(start, slate)
+    chosen = users.choose(start, values)
+    p = torch.as_tensor(values[0]).softmax(0).numpy()
+    assert np.bincount(chosen, minlength=4) / n == pytest.approx(p, abs=0.01)
+    new, last = values[:, 0], values[:, 1]
+    said = users.judge(start, new, last)
+    logits = torch.tensor([last[0], (new[0] + last[0]) / 2 + float(worth.log_tie), new[0]])
+    assert np.bincount(said + 1) / n == pytest.approx(logits.softmax(0).numpy(), abs=0.01)
+
+
+def test_types_are_drawn_from_the_prior_and_do_not_hang_on_how_many(made):
+    *_, worth = made
+    users = draw_users(worth, 30_000, seed=0)
+    share = np.bincount(users.kind) / 30_000
+    assert share == pytest.approx(worth.log_prior.exp().numpy(), abs=0.01)
+    assert (draw_users(worth, 100, seed=0).kind == users.kind[:100]).all()
+
+
+def test_simulated_people_are_recognised(made):
+    """Planted types come back: as often as the posterior itself believes."""
+    g = torch.Generator().manual_seed(5)
+    table = 2 * torch.randn(1, len(reachable()), K, generator=g)
+    row = np.full(len(reachable()), -1)
+    row[7] = 0
+    worth = ColumnWorth(table, row, torch.zeros(K).double() - math.log(K), torch.tensor(0.0))
+    users = draw_users(worth, 3000, seed=1)
+    start = begin(np.arange(3000), np.arange(3000), np.full(3000, 7))
+    sessions = play(start, untrained(0), users, 0)
+    gamma = belief(worth, sessions).numpy()
+    assert gamma[np.arange(3000), users.kind].mean() > 0.7
+    sure = gamma.max(1)
+    right = gamma.argmax(1) == users.kind
+    assert right.mean() == pytest.approx(sure.mean(), abs=0.02)  # calibrated
+
+
+def test_a_prompt_that_was_not_foreseen_is_named(made):
+    *_, worth = made
+    with pytest.raises(BadData, match="Session 1 begins with member 4"):
+        worth.of(np.array([3, 4]), np.zeros((2, 4), int))
