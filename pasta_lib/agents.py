@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from pasta_lib.baselines import best_slate
-from pasta_lib.candidates import CATEGORIES, EACH, Candidates
+from pasta_lib.candidates import CATEGORIES, CATEGORY, EACH, Candidates
 from pasta_lib.histories import Reader, Slates
-from pasta_lib.iql import Trained
+from pasta_lib.iql import Trained, slate_statistics
 from pasta_lib.seeds import gumbels
-from pasta_lib.sessions import SLATE, Agent, Sessions
+from pasta_lib.sessions import SLATE, TURNS, Agent, Sessions
 from pasta_lib.simulator import ColumnWorth, belief
 
 SEARCHED = 3  # best candidates of each category that a slate-level critic compares in all slates
@@ -42,6 +42,29 @@ def greedy(reader: Reader, noise: float = 0.0, seed: int = 0) -> Agent:
     return agent
 
 
+def curious(reader: Reader, weight: float = 3.0, noise: float = 0.0, seed: int = 0) -> Agent:
+    """As `greedy`, plus `weight` · (share of turns to come) · (information in the pick), in nats.
+
+    What a pick would reveal of the type, by `iql.slate_statistics`, over the slates that
+    `promising_slates` gives. Ours: it plans nothing, but asks.
+    """
+
+    def some(sessions: Sessions, candidates: Candidates) -> np.ndarray:
+        texts = _texts(reader, sessions, candidates)
+        gamma = belief(reader.column_worth, sessions).float()
+        keys = [sessions.session, np.full(len(gamma), sessions.turns)]
+        noises = noise * gumbels(seed, "explore", keys, len(CATEGORY))
+        score = (texts.worth[:, 0] * gamma[:, None]).sum(-1) + torch.as_tensor(noises).float()
+        slates = promising_slates(score)
+        row = torch.arange(len(score))[:, None, None]
+        information = slate_statistics(gamma[:, None], texts.worth[:, 0][row, slates])[..., 2]
+        left = 1 - (sessions.turns + 1) / TURNS
+        best = (score[row, slates].mean(2) + weight * left * information).argmax(1)
+        return slates[torch.arange(len(best)), best].numpy()
+
+    return _in_parts(some)
+
+
 def peeking(worth: ColumnWorth) -> Agent:
     """A bound: greedy on the posterior, by the pictures themselves before they are drawn."""
 
@@ -59,14 +82,8 @@ def iql_agent(trained: Trained, reader: Reader) -> Agent:
     the best `SEARCHED` candidates of each category, by f, are compared: 405 slates.
     """
 
-    def agent(sessions: Sessions, candidates: Candidates) -> np.ndarray:
-        parts = range(0, len(sessions.session), AT_ONCE)
-        return np.concatenate([some(sessions, candidates, slice(b, b + AT_ONCE)) for b in parts])
-
     @torch.no_grad()
-    def some(sessions: Sessions, candidates: Candidates, rows: slice) -> np.ndarray:
-        sessions = sessions.select(rows)
-        candidates = Candidates(candidates.member[rows], candidates.wording[rows])
+    def some(sessions: Sessions, candidates: Candidates) -> np.ndarray:
         history = reader.history(sessions, reader.beliefs(sessions))
         texts = _texts(reader, sessions, candidates)
         states = [critic.encoder(history)[:, -1:] for critic in trained.critics]
@@ -81,7 +98,20 @@ def iql_agent(trained: Trained, reader: Reader) -> Agent:
         q = q + torch.stack([critic.reveals(h, worth)[:, 0] for critic, h in both]).mean(0)
         return slates[torch.arange(len(q)), q.argmax(1)].numpy()
 
-    return agent
+    return _in_parts(some)
+
+
+def _in_parts(agent: Agent) -> Agent:
+    """Some sessions at a time, for the sake of memory."""
+
+    def in_parts(sessions: Sessions, candidates: Candidates) -> np.ndarray:
+        parts = [slice(b, b + AT_ONCE) for b in range(0, len(sessions.session), AT_ONCE)]
+        return np.concatenate([
+            agent(sessions.select(p), Candidates(candidates.member[p], candidates.wording[p]))
+            for p in parts
+        ])  # fmt: skip
+
+    return in_parts
 
 
 def _texts(reader: Reader, sessions: Sessions, candidates: Candidates) -> Slates:

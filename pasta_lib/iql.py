@@ -88,7 +88,9 @@ class Critic(nn.Module):
         width = self.encoder.width + n_features + config.belief * (n_types + 1)
         self.head = _head(width, config.hidden)
         nn.init.zeros_(self.head[-1].weight)
-        self.revealing = _head(len(STATISTICS) + 2, 32) if config.slate_level else None
+        self.revealing = _head(len(STATISTICS) + 2, config.hidden) if config.slate_level else None
+        self.register_buffer("usual", torch.zeros(len(STATISTICS)))  # of statistics: mean, spread
+        self.register_buffer("spread", torch.ones(len(STATISTICS)))
 
     def forward(self, history: History, slates: Slates) -> Tensor:
         h = self.encoder(history)[:, : slates.text.shape[1]]
@@ -107,7 +109,7 @@ class Critic(nn.Module):
         """g `[B, T, ...]` of slates, from `Slates.worth` of their texts `[B, T, ..., L, K]`."""
         h = h.reshape(*h.shape[:2], *[1] * (worth.ndim - 4), -1)
         belief, left = h[..., -self.n_types :], h[..., -self.n_types - 1, None]
-        statistics = slate_statistics(belief, worth)
+        statistics = (slate_statistics(belief, worth) - self.usual) / self.spread
         more = [v.expand(*statistics.shape[:-1], 1) for v in (left, belief.amax(-1, keepdim=True))]
         return self.revealing(torch.cat([statistics, *more], -1))[..., 0]
 
@@ -164,6 +166,7 @@ def train_iql(
     belief = reader.beliefs(sessions)
     reward = torch.as_tensor(reward, dtype=torch.float32)
     reward = reward - reward.mean()
+    _standardise(critics, reader, sessions, belief)
 
     def batch(rows: Tensor) -> tuple[History, Slates, Tensor]:
         some = sessions.select(rows.numpy())
@@ -174,6 +177,16 @@ def train_iql(
         value, critics, batch, len(reward), seed=seed, config=config, checkpoint=checkpoint,
         progress=progress,
     )  # fmt: skip
+
+
+def _standardise(critics: nn.ModuleList, reader: Reader, sessions: Sessions, belief: Tensor):
+    """Statistics of slates in units of their spread, from some thousand sessions."""
+    some = torch.arange(0, len(belief), 1 + len(belief) // 4096)
+    few = sessions.select(some.numpy())
+    slates = reader.slates(few, few.member, few.wording)
+    found = slate_statistics(belief[some, :-1], slates.worth).flatten(0, 1)
+    for critic in critics:
+        critic.usual, critic.spread = found.mean(0), found.std(0)
 
 
 def new_networks(

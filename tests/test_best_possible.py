@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from pasta_lib.datasets.pasta import Turns, read_sessions
+from pasta_lib.datasets.pasta import read_sessions
 from pasta_lib.datasets.rows import Account
 from pasta_lib.sessions import UNJUDGED
 from pasta_lib.world import people
@@ -134,7 +134,7 @@ def test_what_people_saw_is_read_off_their_files(law):
     """Particles that are the people themselves value what they saw as the people's code does."""
     turns = read_sessions(RATERS_DIR / "sessions_0.parquet", Account())
     head = np.arange(60)
-    turns = Turns(turns.source, turns.frame.iloc[head], turns.slate[head], turns.images[head])
+    turns = turns.select(head)
     x = perceived(load_bank())
     answers, ids = answers_of(turns, law, x.reshape(-1, x.shape[2]))
     population = draw_population(law, 4000, 0)

@@ -1,12 +1,20 @@
 """Sessions: what happens in a turn, and that sessions do not hang on their neighbours."""
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pasta_lib.baselines import alike, best_slate, untrained
 from pasta_lib.candidates import CATEGORY, propose
-from pasta_lib.datasets.pasta import judgements, picks, read_sessions, session_table
+from pasta_lib.choices import BadData
+from pasta_lib.datasets.pasta import (
+    bank_sessions,
+    judgements,
+    picks,
+    read_sessions,
+    session_table,
+)
 from pasta_lib.datasets.rows import Account
 from pasta_lib.sessions import NONE, UNJUDGED, Sessions, begin, play
 from pasta_lib.world import raters
@@ -133,6 +141,40 @@ def test_a_table_gives_back_the_sessions(played, tmp_path):
     judged, where = judgements(turns)
     assert (where == np.flatnonzero(played.versus_last.ravel() != UNJUDGED)).all()
     assert (judged.tie == (played.versus_last.ravel()[where] == 0)).all()
+
+
+def test_sessions_come_back_from_a_file(played, tmp_path):
+    """All but the numbers of sessions and people, which a file has as names."""
+    table = session_table(played, source="synthetic", agent="untrained", population="0",
+                          model="miniature", began="2026-01-01")  # fmt: skip
+    pq.write_table(table.slice(0, table.num_rows - 2), tmp_path / "s.parquet")  # the last one ended
+    turns = read_sessions(tmp_path / "s.parquet", Account())
+    back, left_out = bank_sessions(turns)
+    assert left_out == 1
+    expected = played.select(slice(0, N - 1))
+    for name, values in vars(back).items():
+        if name not in ("session", "person"):
+            assert (values == getattr(expected, name)).all(), name
+    same = expected.person[:, None] == expected.person
+    assert ((back.person[:, None] == back.person) == same).all()
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("images", [["m99999_0"] * 4] * 4, "another bank.*m99999_0"),
+        ("slate", ["a fox on the moon", "b", "c", "d"], "row 7, column 0: 'a fox on the moon'"),
+        ("initial_prompt", "a fox on the moon", "row 5: 'a fox on the moon' is no initial prompt"),
+    ],
+)
+def test_sessions_from_another_bank_are_refused(played, tmp_path, column, value, message):
+    rows = session_table(played, source="synthetic", agent="untrained", population="0",
+                         model="miniature", began="2026-01-01").to_pylist()  # fmt: skip
+    for row in rows[5:10] if column == "initial_prompt" else rows[7:8]:
+        row[column] = value
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "s.parquet")
+    with pytest.raises(BadData, match=message):
+        bank_sessions(read_sessions(tmp_path / "s.parquet", Account()))
 
 
 def test_held_out_people_meet_held_out_prompts():

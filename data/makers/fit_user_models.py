@@ -5,8 +5,9 @@
     python data/makers/fit_user_models.py --only types --shard 0 --shards 2
 
 Writes data/user_model/four_metrics.json, a fit after another: one that is there is not made again,
-and one that was interrupted goes on from its checkpoint in build/. Of K = 8, seed 0, the types are
-kept. Three to four minutes for K = 8 on a core; some three hours on two for everything.
+and one that was interrupted goes on from its checkpoint in build/. Of seed 0, the types of K = 8 and
+K = 1 are kept, of every population. Three to four minutes for K = 8 on a core; some three hours on
+two for everything.
 """
 
 import json
@@ -33,7 +34,14 @@ from pasta_lib.world.study import USER_MODEL_DIR, Study, load_study, true_types
 from pasta_lib.world.weights import write_atomically
 
 SEEDS = (0, 1, 2)
-KEPT = "types/8/0"  # these types are shipped
+KEPT = {  # these types are shipped, for agents and what they are compared with
+    "types/8/0": "types_8.safetensors",
+    "types/1/0": "types_1.safetensors",
+    "populations/1/0": "types_8_population_1.safetensors",
+    "populations/2/0": "types_8_population_2.safetensors",
+    "one/1": "types_1_population_1.safetensors",
+    "one/2": "types_1_population_2.safetensors",
+}
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,7 @@ class Fit:
 GROUPS = {
     "types": {f"{k}/{s}": Fit(k, s) for s in SEEDS for k in (1, 2, 4, 8, 16, 32, 64)},
     "populations": {f"{p}/{s}": Fit(8, s, population=p) for p in (1, 2) for s in SEEDS},
+    "one": {f"{p}": Fit(1, 0, population=p) for p in (1, 2)},
     "hard": {f"8/{s}": Fit(8, s, "hard") for s in SEEDS},
     "pal": {f"8/{s}": Fit(8, s, "pal") for s in SEEDS},
     "sessions": {
@@ -84,7 +93,8 @@ def main() -> None:
     mine = list(fits.items())[config.shard :: config.shards]
     studies = {}
     for name, fit in mine:
-        if name in _results():
+        kept = USER_MODEL_DIR / KEPT[name] if name in KEPT else None
+        if name in _results() and (kept is None or kept.exists()):
             continue
         if fit.population not in studies:
             studies = {fit.population: _study(fit.population)}
@@ -96,8 +106,8 @@ def main() -> None:
         checkpoint = build / f"{name.replace('/', '-')}.safetensors"
         types = fitted(fit, study, checkpoint)
         result = asdict(fit) | {"seconds": round(time.monotonic() - started, 1)}
-        if name == KEPT:
-            save_types(types, USER_MODEL_DIR / "types_8.safetensors")
+        if kept:
+            save_types(types, kept)
         _keep(build, name, result | measured(types, study, truth))
         checkpoint.unlink(missing_ok=True)
 

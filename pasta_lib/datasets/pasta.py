@@ -17,8 +17,8 @@ import pyarrow as pa
 from pasta_lib.candidates import CATEGORIES, wordings
 from pasta_lib.choices import BadData, ChoiceData
 from pasta_lib.datasets.rows import Account, Rows, Vectors, open_parquet, to_choices
-from pasta_lib.sessions import NONE, SLATE, UNJUDGED, Sessions
-from pasta_lib.world.bank import PICTURES, image_ids
+from pasta_lib.sessions import NONE, SLATE, TURNS, UNJUDGED, Sessions
+from pasta_lib.world.bank import PICTURES, image_ids, rows_of
 
 COLUMNS = (
     "session_id", "person_id", "source", "agent", "initial_prompt", "turn", "slate", "category",
@@ -33,19 +33,20 @@ class Turns:
 
     `frame`: one row a turn: row (its place in the file), session_id, person_id, initial_prompt,
     turn, chosen (-1: none of these), versus (1, 0, -1, NaN), created_at, complete (whether its
-    session reached the last turn that any has). `slate` str objects `[N, L]`, `images` references
-    `[N, L, M]`; None pads.
+    session reached the last turn that any has). `slate`, `category` str objects `[N, L]`, `images`
+    references `[N, L, M]`; None pads.
     """
 
     source: str
     frame: pd.DataFrame
     slate: np.ndarray
     images: np.ndarray
+    category: np.ndarray
 
     def select(self, mine: np.ndarray) -> Turns:
         """Only some turns, by a mask bool `[N]`; of a session all or none, or it has a gap."""
         frame = self.frame[mine].reset_index(drop=True)
-        return Turns(self.source, frame, self.slate[mine], self.images[mine])
+        return Turns(self.source, frame, self.slate[mine], self.images[mine], self.category[mine])
 
 
 def read_sessions(
@@ -90,7 +91,8 @@ def read_sessions(
     frame = frame.iloc[order].reset_index(drop=True)
     last = frame.groupby("session_id")["turn"].transform("max")
     frame = frame.assign(complete=last == last.max())
-    return Turns(path.name, frame, slate[order], images[order])
+    category = padded(table["category"])[order]
+    return Turns(path.name, frame, slate[order], images[order], category)
 
 
 def session_table(
@@ -129,6 +131,59 @@ def session_table(
         "model": [model] * (n * turns),
     }
     return pa.table(columns)
+
+
+def bank_sessions(turns: Turns, turns_each: int = TURNS) -> tuple[Sessions, int]:
+    """Sessions over the image bank, as arrays again; and how many were left out, since they ended
+    before `turns_each` turns.
+
+    The inverse of `session_table`; people are numbered in the order of `np.unique(person_id)`.
+    Raises `BadData`, naming the row, for a file from another bank: a picture or a text that this
+    one does not know.
+    """
+    frame = turns.frame
+    whole = (frame.groupby("session_id")["turn"].transform("max") == turns_each).to_numpy()
+    left_out = int(frame["session_id"][~whole].nunique())
+    turns = turns.select(whole)
+    frame, words = turns.frame, wordings()
+    try:
+        pictures = rows_of(turns.images.ravel()).reshape(turns.images.shape)
+    except ValueError as error:
+        raise BadData(f"{turns.source} is from another bank than today's: {error}") from error
+    member = pictures[:, :, 0] // PICTURES
+    said = words[member] == turns.slate[..., None]  # [N, L, 6]
+    if (strange := ~said.any(2)).any():
+        row, column = np.argwhere(strange)[0]
+        raise BadData(
+            f"{turns.source}, row {frame['row'].iloc[row]}, column {column}: "
+            f"{turns.slate[row, column]!r} is no wording of the scene that its picture "
+            f"{turns.images[row, column, 0]!r} shows; the file is from another bank than today's."
+        )
+    initial = pd.Index(words[:, 0]).get_indexer(frame["initial_prompt"])
+    if (initial < 0).any():
+        row = int((initial < 0).argmax())
+        raise BadData(
+            f"{turns.source}, row {frame['row'].iloc[row]}: {frame['initial_prompt'].iloc[row]!r} "
+            "is no initial prompt of today's bank."
+        )
+    n = len(frame) // turns_each
+
+    def by_turn(values: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(values.reshape(n, turns_each, *values.shape[1:]))
+
+    versus = frame["versus"].fillna(UNJUDGED).to_numpy(int)
+    return Sessions(
+        session=np.arange(n),
+        person=by_turn(np.unique(frame["person_id"], return_inverse=True)[1])[:, 0],
+        initial=by_turn(initial)[:, 0],
+        member=by_turn(member),
+        wording=by_turn(said.argmax(2)),
+        category=by_turn(
+            pd.Index(CATEGORIES).get_indexer(turns.category.ravel()).reshape(turns.slate.shape)
+        ),
+        chosen=by_turn(frame["chosen"].to_numpy()),
+        versus_last=by_turn(versus),
+    ), left_out  # fmt: skip
 
 
 def picks(turns: Turns) -> tuple[Rows, np.ndarray]:
