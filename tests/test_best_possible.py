@@ -133,8 +133,7 @@ def test_the_order_of_people_does_not_matter(law):
 def test_what_people_saw_is_read_off_their_files(law):
     """Particles that are the people themselves value what they saw as the people's code does."""
     turns = read_sessions(RATERS_DIR / "sessions_0.parquet", Account())
-    head = np.arange(60)
-    turns = turns.select(head)
+    turns = turns.select(np.arange(len(turns.frame)) < 60)
     x = perceived(load_bank())
     answers, ids = answers_of(turns, law, x.reshape(-1, x.shape[2]))
     population = draw_population(law, 4000, 0)

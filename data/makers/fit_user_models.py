@@ -5,7 +5,7 @@
     python data/makers/fit_user_models.py --only types --shard 0 --shards 2
 
 Writes data/user_model/four_metrics.json, a fit after another: one that is there is not made again,
-and one that was interrupted goes on from its checkpoint in build/. Of seed 0, the types of K = 8 and
+and one that was interrupted goes on from its checkpoint in build/. Of seed 0, types of K = 8 and
 K = 1 are kept, of every population. Three to four minutes for K = 8 on a core; some three hours on
 two for everything.
 """
