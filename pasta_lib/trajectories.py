@@ -1,0 +1,104 @@
+"""Trajectories of simulated users on disk: shards of sessions, in the schema of the raters'.
+
+A shard is one agent's, agents taking turns; what a session holds hangs on its number and the seed
+alone. Each shard is written whole or not at all, so an interrupted run goes on with the next one:
+no session twice, none lost. A card beside them says how they were made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from tqdm.auto import tqdm
+
+from pasta_lib.choices import BadData
+from pasta_lib.datasets.pasta import bank_sessions, read_sessions, session_table
+from pasta_lib.datasets.rows import Account
+from pasta_lib.sessions import Agent, Sessions, begin, play
+from pasta_lib.simulator import ColumnWorth, draw_users
+
+CARD = "card.json"
+
+
+@dataclass(frozen=True)
+class TrajectoryConfig:
+    """What is simulated. Each simulated person sits in one session."""
+
+    sessions: int = 60_000
+    shard: int = 5_000  # sessions a file
+    seed: int = 0
+    population: str = "0"  # whose user model it is; begins the names of sessions
+    model: str = ""  # generator and encoder, as the raters' files name them
+
+
+def write_trajectories(
+    folder: str | Path,
+    worth: ColumnWorth,
+    agents: dict[str, Agent],
+    initial: Callable[[np.ndarray], np.ndarray],
+    config: TrajectoryConfig = TrajectoryConfig(),
+    *,
+    progress: bool = True,
+) -> None:
+    """Play sessions of simulated users and write them to `folder`, or go on where that stopped.
+
+    `agents` by name; `initial` gives the members from which sessions of some numbers `[S]` begin.
+    Raises `BadData` where `folder` holds trajectories that were made otherwise.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    card = dataclasses.asdict(config) | {
+        "agents": list(agents),
+        "source": "simulated: the user model's types play people; nobody was asked",
+        "types": [round(p, 6) for p in worth.log_prior.exp().tolist()],
+    }
+    path = folder / CARD
+    if path.exists() and (found := json.loads(path.read_text())) != card:
+        changed = [k for k in card if found.get(k) != card[k]]
+        raise BadData(
+            f"{folder} holds trajectories that were made with other {', '.join(changed)}: remove "
+            "it, or write to another folder."
+        )
+    path.write_text(json.dumps(card, indent=1) + "\n")
+    users = draw_users(worth, config.sessions, config.seed)
+    starts = range(0, config.sessions, config.shard)
+    for i, start in enumerate(tqdm(starts, disable=not progress, unit="shard")):
+        shard = folder / f"trajectories-{i:05}.parquet"
+        if shard.exists():
+            continue
+        name = list(agents)[i % len(agents)]
+        number = np.arange(start, min(start + config.shard, config.sessions))
+        sessions = begin(number, number, initial(number))
+        sessions = play(sessions, agents[name], users, config.seed)
+        table = session_table(
+            sessions, source="simulated", agent=name, population=f"s{config.population}",
+            model=config.model, began="2026-03-01",
+        )  # fmt: skip
+        part = shard.with_suffix(".part")
+        pq.write_table(table, part, compression="zstd")
+        part.replace(shard)
+
+
+def read_trajectories(folder: str | Path) -> Sessions:
+    """All of a folder's sessions, one person each. Raises `BadData` if shards are missing."""
+    folder = Path(folder)
+    card = json.loads((folder / CARD).read_text())
+    paths = sorted(folder.glob("trajectories-*.parquet"))
+    expected = -(-card["sessions"] // card["shard"])
+    if len(paths) != expected:
+        raise BadData(
+            f"{folder} has {len(paths)} of {expected} shards: run what writes it again, it goes on."
+        )
+    parts = [bank_sessions(read_sessions(path, Account()))[0] for path in paths]
+    whole = {
+        f.name: np.concatenate([getattr(part, f.name) for part in parts])
+        for f in dataclasses.fields(Sessions)
+    }
+    number = np.arange(len(whole["session"]))
+    return Sessions(**whole | {"session": number, "person": number})
