@@ -27,14 +27,16 @@ HELD_OUT_PEOPLE = 1000  # seeds of people drawn for evaluation alone begin here
 
 @dataclass(frozen=True)
 class Stage:
-    """Who is asked what: people of a frozen law, and where each one's session begins."""
+    """S sessions to be: who sits in each, and where it begins."""
 
     crowd: Crowd
+    person: np.ndarray  # [S], of the crowd
     initial: np.ndarray  # [S], members
 
     @property
-    def people(self) -> Population:
-        return self.crowd.people
+    def steadiness(self) -> np.ndarray:
+        """Of each session's person, [S]."""
+        return self.crowd.people.steadiness[self.person]
 
 
 def held_out_stage(law: Law, x: np.ndarray, population: int, n: int, seed: int = 0) -> Stage:
@@ -45,7 +47,20 @@ def held_out_stage(law: Law, x: np.ndarray, population: int, n: int, seed: int =
     held_out = raters.held_out_prompts(population)[prompts]
     chance = uniforms(seed + HELD_OUT_PEOPLE, "held-out stage", [np.arange(n)], 2)
     initial = raters.drawn(prompts[held_out], chance)
-    return Stage(Crowd(people, x, HELD_OUT_PEOPLE + seed), initial)
+    return Stage(Crowd(people, x, HELD_OUT_PEOPLE + seed), np.arange(n), initial)
+
+
+def validation_stage(law: Law, x: np.ndarray, population: int) -> Stage:
+    """The population's own validation people, to choose between critics: two sessions each, from
+    prompts that are not held out."""
+    people = draw_population(law, raters.PEOPLE, population)
+    mine = np.flatnonzero(raters.split_of(np.arange(raters.PEOPLE)) == "validation")
+    some = Population(**{k: v[mine] for k, v in vars(people).items()})
+    pool = raters.initial_prompts(population)
+    pool = pool[~raters.held_out_prompts(population)[pool]]
+    chance = uniforms(HELD_OUT_PEOPLE, "validation stage", [np.arange(2 * len(mine))], 2)
+    person = np.tile(np.arange(len(mine)), 2)
+    return Stage(Crowd(some, x, HELD_OUT_PEOPLE), person, raters.drawn(pool, chance))
 
 
 @dataclass(frozen=True)
@@ -64,18 +79,17 @@ class Played:
 
 def perform(agent: Agent, stage: Stage, seed: int = 0) -> Played:
     """An agent before everybody."""
-    number = np.arange(len(stage.initial))
-    sessions = begin(number, number, stage.initial)
+    sessions = begin(np.arange(len(stage.person)), stage.person, stage.initial)
     out = play(sessions, agent, stage.crowd, HELD_OUT_PEOPLE + seed)
     value = [stage.crowd.values(sessions, out.member[:, t]) for t in range(out.turns)]
     return Played(np.stack(value, 1), out.versus_last)
 
 
-def win_probability(one: Played, other: Played, people: Population, *, best=False) -> np.ndarray:
+def win_probability(one: Played, other: Played, stage: Stage, *, best=False) -> np.ndarray:
     """P(the last slate of `one` is preferred to `other`'s), `[S]`; `best`: by their best columns
     instead of the mean."""
     final = [p.value[:, -1].max(1) if best else p.value[:, -1].mean(1) for p in (one, other)]
-    return expit(people.steadiness * (final[0] - final[1]))
+    return expit(stage.steadiness * (final[0] - final[1]))
 
 
 def crossed_interval(

@@ -34,13 +34,13 @@ from pasta_lib.sessions import Sessions
 class IQLConfig:
     """Every constant of IQL. "Theirs": a default of the IQL authors' code; the others are ours."""
 
-    expectile: float = 0.8  # α; theirs .7 to .9
-    polyak: float = 0.005  # of the target critics, a step; theirs
-    learning_rate: float = 1e-3  # at first; falls to zero as a cosine
-    weight_decay: float = 1e-4
-    steps: int = 1500
+    expectile: float = 0.7  # α; theirs .7 to .9
+    polyak: float = 0.03  # of the target critics, a step; theirs .005, of a million steps
+    learning_rate: float = 2e-3  # at first; falls to zero as a cosine
+    weight_decay: float = 1e-2
+    steps: int = 2500
     batch: int = 256  # sessions, with all their turns
-    hidden: int = 128
+    hidden: int = 64
     belief: bool = True  # the posterior over types is an input; without, text alone as in PASTA
     slate_level: bool = False
 

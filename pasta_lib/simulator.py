@@ -9,10 +9,11 @@ of it. Pictures are the image bank's, so that the worth of every column can be w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -84,6 +85,22 @@ def column_worth(
     row[initial] = np.arange(len(initial))
     table = torch.cat(out, 1).transpose(0, 1).contiguous()
     return ColumnWorth(table, row, types.log_prior, utility.log_tie.detach())
+
+
+def fit_tie(worth: ColumnWorth, sessions: Sessions) -> ColumnWorth:
+    """The same, with the tie threshold under which these sessions are likeliest.
+
+    The user model learns one threshold from all its data; people say "same" of two picks of a
+    session more readily than of a pair of pictures. One number, by Brent's method.
+    """
+
+    def loss(log_tie: float) -> float:
+        tried = replace(worth, log_tie=torch.tensor(log_tie))
+        each = log_likelihoods(tried, sessions).sum(1)
+        return -float(posterior(tried.log_prior, each)[1].sum())
+
+    found = minimize_scalar(loss, bounds=(-4, 4), method="bounded", options={"xatol": 1e-3})
+    return replace(worth, log_tie=torch.tensor(float(found.x)))
 
 
 def belief(worth: ColumnWorth, sessions: Sessions) -> Tensor:

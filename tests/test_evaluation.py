@@ -6,9 +6,11 @@ import pytest
 from pasta_lib.baselines import untrained
 from pasta_lib.evaluation import (
     Played,
+    Stage,
     crossed_interval,
     held_out_stage,
     perform,
+    validation_stage,
     win_probability,
 )
 from pasta_lib.world import raters
@@ -26,7 +28,7 @@ def stage():
 
 def test_people_and_prompts_of_the_stage_are_held_out(stage):
     frozen = draw_population(draw_law(0), raters.PEOPLE, 0)
-    assert not np.isin(stage.people.taste[:, 0], frozen.taste[:, 0]).any()
+    assert not np.isin(stage.crowd.people.taste[:, 0], frozen.taste[:, 0]).any()
     assert raters.held_out_prompts(0)[stage.initial].all()
     assert np.isin(stage.initial, raters.initial_prompts(0)).all()
     share = np.bincount(draw_population(draw_law(0), 20_000, 1000).type) / 20_000
@@ -40,11 +42,21 @@ def test_a_head_to_head_by_hand():
     other[:, -1] = [2.5, 2.5, 2.5, 2.5]
     one[:, 0] = 99  # earlier slates do not count
     a, b = Played(one, None), Played(other, None)
-    expected = 1 / (1 + np.exp(-people.steadiness * 0.5))
-    assert win_probability(a, b, people) == pytest.approx(expected)
-    assert win_probability(a, b, people) + win_probability(b, a, people) == pytest.approx(1)
-    best = 1 / (1 + np.exp(-people.steadiness * 3.5))
-    assert win_probability(a, b, people, best=True) == pytest.approx(best)
+    stage = Stage(raters.Crowd(people, None, 0), np.array([2, 0, 1]), None)
+    steady = people.steadiness[[2, 0, 1]]
+    assert win_probability(a, b, stage) == pytest.approx(1 / (1 + np.exp(-steady * 0.5)))
+    assert win_probability(a, b, stage) + win_probability(b, a, stage) == pytest.approx(1)
+    best = 1 / (1 + np.exp(-steady * 3.5))
+    assert win_probability(a, b, stage, best=True) == pytest.approx(best)
+
+
+def test_critics_are_chosen_by_validation_people_on_other_prompts():
+    x = np.zeros((len(reachable()), 4, 88), np.float32)
+    stage = validation_stage(draw_law(0), x, 0)
+    frozen = draw_population(draw_law(0), raters.PEOPLE, 0)
+    assert (stage.crowd.people.taste == frozen.taste[2800:3200]).all()
+    assert (np.bincount(stage.person) == 2).all() and len(stage.person) == 800
+    assert not raters.held_out_prompts(0)[stage.initial].any()
 
 
 def test_agents_play_on_the_same_chances(stage):
@@ -52,7 +64,7 @@ def test_agents_play_on_the_same_chances(stage):
     assert (first.value == again.value).all() and (first.versus == again.versus).all()
     better = perform(peeking_oracle(stage.crowd), stage)
     assert (better.utility[:, 0] >= first.utility[:, 0] - 1e-6).all()  # of the same candidates
-    assert win_probability(better, first, stage.people).mean() > 0.6
+    assert win_probability(better, first, stage).mean() > 0.6
 
 
 def test_a_crossed_interval_covers_as_often_as_it_says():

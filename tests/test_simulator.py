@@ -17,6 +17,7 @@ from pasta_lib.simulator import (
     belief,
     column_worth,
     draw_users,
+    fit_tie,
     log_likelihoods,
 )
 from pasta_lib.user_types import UserTypes
@@ -159,6 +160,19 @@ def test_simulated_people_are_recognised(made):
     sure = gamma.max(1)
     right = gamma.argmax(1) == users.kind
     assert right.mean() == pytest.approx(sure.mean(), abs=0.02)  # calibrated
+
+
+def test_the_tie_threshold_of_sessions_is_recovered():
+    g = torch.Generator().manual_seed(6)
+    row = np.full(len(reachable()), -1)
+    row[7] = 0
+    table = torch.randn(1, len(reachable()), K, generator=g)
+    worth = ColumnWorth(table, row, torch.zeros(K).double() - math.log(K), torch.tensor(0.7))
+    number = np.arange(4000)
+    start = begin(number, number, np.full(4000, 7))
+    sessions = play(start, untrained(0), draw_users(worth, 4000, 2), 0)
+    asked = ColumnWorth(table, row, worth.log_prior, torch.tensor(-1.0))
+    assert float(fit_tie(asked, sessions).log_tie) == pytest.approx(0.7, abs=0.06)
 
 
 def test_a_prompt_that_was_not_foreseen_is_named(made):

@@ -169,7 +169,7 @@ def bank_sessions(turns: Turns, turns_each: int = TURNS) -> tuple[Sessions, int]
     n = len(frame) // turns_each
 
     def by_turn(values: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(values.reshape(n, turns_each, *values.shape[1:]))
+        return np.array(values.reshape(n, turns_each, *values.shape[1:]))
 
     versus = frame["versus"].fillna(UNJUDGED).to_numpy(int)
     return Sessions(

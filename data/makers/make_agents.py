@@ -1,0 +1,316 @@
+"""Train agents on sessions of synthetic raters and of simulated users, and try them on new people.
+
+    python data/makers/make_agents.py                                  # population 0
+    python data/makers/make_agents.py --population 1
+    python data/makers/make_agents.py --only both --shard 0 --shards 2
+
+Per population: what texts are worth, 60,000 trajectories (build/trajectories_0, two minutes), then
+one agent after another: trained in some three minutes on a core, and set before 2,000 people whom
+nobody has met. What came of each lies in build/agents_0; data/agents/results_0.json is written from
+all that is there. An interrupted run goes on.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import configure
+from make_raters import MODEL
+from safetensors.torch import load_file, save_file
+
+from pasta_lib import agents, baselines
+from pasta_lib.candidates import wordings
+from pasta_lib.datasets.pasta import bank_sessions
+from pasta_lib.evaluation import (
+    Played,
+    Stage,
+    crossed_interval,
+    held_out_stage,
+    perform,
+    validation_stage,
+    win_probability,
+)
+from pasta_lib.histories import Reader
+from pasta_lib.iql import IQLConfig, save_trained, train_iql
+from pasta_lib.sessions import Agent, Sessions
+from pasta_lib.simulator import ColumnWorth, log_likelihoods
+from pasta_lib.text_worth import TextWorth, fit_text_worth
+from pasta_lib.trajectories import TrajectoryConfig, read_trajectories, write_trajectories
+from pasta_lib.user_model import posterior, sum_by_person
+from pasta_lib.world import oracle, people
+from pasta_lib.world.agent_study import (
+    AGENTS_DIR,
+    load_sight,
+    load_user_model,
+    training_prompts,
+    worth_of_columns,
+)
+from pasta_lib.world.bank import load_bank
+from pasta_lib.world.rater_files import RATERS_DIR, read_turns, turns_of
+from pasta_lib.world.reachable import reachable
+from pasta_lib.world.scenes import IDEA
+from pasta_lib.world.weights import write_atomically
+
+SEEDS = range(5)
+FIXED = ("untrained", "history_baseline", "greedy_one_type", "greedy", "curious", "greedy_peeking",
+         "oracle", "oracle_peeking")  # fmt: skip
+TRAINED = (("both", "slate"), ("both", "additive"), ("simulated", "slate"), ("real", "slate"),
+           ("both", "text"))  # fmt: skip
+VARIANTS = {
+    "slate": IQLConfig(slate_level=True),
+    "additive": IQLConfig(),
+    "text": IQLConfig(belief=False),
+}
+
+
+@dataclass(frozen=True)
+class AgentsConfig:
+    """Which agents."""
+
+    population: int = 0
+    only: str = ""  # those whose name holds this
+    shard: int = 0  # of the trainings, beside other processes
+    shards: int = 1
+    trajectories: int = 60_000
+    people: int = 2000
+    build: str = "build"
+    threads: int = 1
+
+
+def main() -> None:
+    config = configure(AgentsConfig(), __doc__)
+    torch.set_num_threads(config.threads)
+    study = Study(config)
+    fixed = [name for name in FIXED if config.only in name] if config.shard == 0 else []
+    trained = [
+        f"{source}/{variant}/{seed}" for seed in SEEDS for source, variant in TRAINED
+    ]  # fmt: skip
+    trained = [name for name in trained if config.only in name][config.shard :: config.shards]
+    for name in [*fixed, *trained]:
+        path = study.folder / f"{name.replace('/', '-')}.safetensors"
+        if path.exists():
+            continue
+        agent = study.train(name) if name in trained else None
+        tensors = {}
+        for where, stage in (("held_out", study.stage), ("validation", study.validation)):
+            played = perform(agent or study.fixed(name, stage), stage)
+            tensors[f"{where}.value"] = torch.as_tensor(played.value).half()
+            tensors[f"{where}.versus"] = torch.as_tensor(played.versus).to(torch.int8)
+        part = path.with_suffix(".part")
+        save_file(tensors, part)
+        part.replace(path)
+        print(name, tensors["held_out.value"].float().mean((0, 2)).tolist(), flush=True)
+    write_results(study)
+
+
+class Study:
+    """A population's people, user model and sessions; each part is made when it is asked for."""
+
+    def __init__(self, config: AgentsConfig) -> None:
+        self.config, self.seed = config, config.population
+        self.folder = Path(config.build) / f"agents_{self.seed}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        AGENTS_DIR.mkdir(exist_ok=True)
+
+    @cached_property
+    def x(self) -> np.ndarray:
+        return people.perceived(load_bank())
+
+    @cached_property
+    def stage(self) -> Stage:
+        return held_out_stage(people.draw_law(self.seed), self.x, self.seed, self.config.people)
+
+    @cached_property
+    def validation(self) -> Stage:
+        return validation_stage(people.draw_law(self.seed), self.x, self.seed)
+
+    @cached_property
+    def raters(self) -> Sessions:
+        """Sessions of the training people."""
+        folder = RATERS_DIR if self.seed == 0 else Path(self.config.build) / f"raters_{self.seed}"
+        return bank_sessions(turns_of(read_turns(self.seed, folder), "train"))[0]
+
+    @cached_property
+    def reader(self) -> Reader:
+        return self._reader(8)
+
+    @cached_property
+    def reader_of_one(self) -> Reader:
+        return self._reader(1)
+
+    def _reader(self, n_types: int) -> Reader:
+        sight = load_sight()
+        types = load_user_model(sight, self.seed, n_types)
+        worth = worth_of_columns(sight, types, self.seed, progress=False)
+        path = AGENTS_DIR / f"text_worth_{n_types}_population_{self.seed}.safetensors"
+        if not path.exists():
+            save_text_worth(self._text_worth(sight.features, worth), path)
+        return Reader(sight.features, load_text_worth(path, sight.features.shape[2]), worth)
+
+    def _text_worth(self, features: torch.Tensor, worth: ColumnWorth) -> TextWorth:
+        """Learnt from the columns that raters were shown."""
+        shown, wordings = self.raters, features.shape[1]
+        text = torch.as_tensor(shown.member * wordings + shown.wording).flatten()
+        columns = shown.member[0].size
+        prompt = torch.as_tensor(shown.initial * wordings).repeat_interleave(columns)
+        values = worth.of(shown.initial, shown.member).flatten(0, 2)
+        return fit_text_worth(prompt, text, features.flatten(0, 1), values, seed=self.seed)
+
+    def fixed(self, name: str, stage: Stage) -> Agent:
+        """An agent that is not trained here. The oracles know the people of the stage."""
+        return {
+            "untrained": lambda: baselines.untrained(self.seed),
+            "history_baseline": lambda: baselines.alike(self.texts, self.seed),
+            "greedy_one_type": lambda: agents.greedy(self.reader_of_one),
+            "greedy": lambda: agents.greedy(self.reader),
+            "curious": lambda: agents.curious(self.reader),
+            "greedy_peeking": lambda: agents.peeking(self.reader.column_worth),
+            "oracle": lambda: oracle.oracle(stage.crowd.people, self.shows),
+            "oracle_peeking": lambda: oracle.peeking_oracle(stage.crowd),
+        }[name]()
+
+    @cached_property
+    def texts(self) -> np.ndarray:
+        """CLIP's vectors of all wordings."""
+        words = wordings()
+        return load_sight().encoder.encode_texts(list(words.ravel())).reshape(*words.shape, -1)
+
+    @cached_property
+    def shows(self) -> np.ndarray:
+        return oracle.expected_readings(load_sight().features, self.x)
+
+    @cached_property
+    def simulated(self) -> Sessions:
+        """Trajectories of agents that exploit, explore and ask; not of the untrained one, which
+        raters have seen enough of."""
+        folder = Path(self.config.build) / f"trajectories_{self.seed}"
+        reader = self.reader
+        behaviours = {
+            "greedy, noise 1": agents.greedy(reader, 1.0, 11),
+            "greedy, noise .5": agents.greedy(reader, 0.5, 12),
+            "curious 3, noise .5": agents.curious(reader, 3.0, 0.5, 13),
+            "curious 6, noise .5": agents.curious(reader, 6.0, 0.5, 14),
+            "curious 12, noise .5": agents.curious(reader, 12.0, 0.5, 15),
+        }
+        config = TrajectoryConfig(sessions=self.config.trajectories, seed=self.seed,
+                                  population=str(self.seed), model=MODEL)  # fmt: skip
+        write_trajectories(
+            folder, reader.column_worth, behaviours,
+            lambda number: training_prompts(number, self.seed, self.seed), config,
+        )  # fmt: skip
+        return read_trajectories(folder)
+
+    def data(self, source: str) -> tuple[Sessions, np.ndarray]:
+        """Sessions, and the reward of each slate."""
+        parts = {"real": ["raters"], "simulated": ["simulated"], "both": ["raters", "simulated"]}
+        some = [getattr(self, name) for name in parts[source]]
+        rewards = [expected_utility(self.reader.column_worth, s) for s in some]
+        return joined(some), np.concatenate(rewards)
+
+    def train(self, name: str) -> Agent:
+        source, variant, seed = name.split("/")
+        config = VARIANTS[variant]
+        sessions, reward = self.data(source)
+        stem = self.folder / name.replace("/", "-")
+        trained = train_iql(
+            sessions, reward, self.reader, seed=int(seed), config=config,
+            checkpoint=stem.with_suffix(".checkpoint"),
+        )  # fmt: skip
+        save_trained(trained, stem.with_suffix(".weights"))
+        return agents.iql_agent(trained, self.reader)
+
+
+def expected_utility(worth: ColumnWorth, sessions: Sessions) -> np.ndarray:
+    """Reward of every slate `[S, T]`: its utility to the posterior of who sat there, from all of
+    the person's sessions."""
+    each = log_likelihoods(worth, sessions).sum(1)
+    person = torch.as_tensor(sessions.person)
+    total = sum_by_person(each, person, int(person.max()) + 1)
+    gamma = posterior(worth.log_prior, total)[0][person].float()
+    columns = worth.of(sessions.initial, sessions.member)
+    return (torch.einsum("stlk,sk->st", columns, gamma) / columns.shape[2]).numpy()
+
+
+def joined(parts: list[Sessions]) -> Sessions:
+    return Sessions(**{k: np.concatenate([getattr(p, k) for p in parts]) for k in vars(parts[0])})
+
+
+def save_text_worth(model: TextWorth, path: Path) -> None:
+    part = path.with_suffix(".part")
+    save_file({k: v.half().contiguous() for k, v in model.state_dict().items()}, part)
+    part.replace(path)
+
+
+def load_text_worth(path: Path, n_features: int) -> TextWorth:
+    state = {k: v.float() for k, v in load_file(path).items()}
+    model = TextWorth(n_features, len(state["mean"]), len(state["net.0.bias"]))
+    model.load_state_dict(state)
+    return model.requires_grad_(False)
+
+
+def write_results(study: Study) -> None:
+    """Utilities and head-to-heads with intervals, from everything that lies in the folder."""
+    found: dict[str, dict[str, list[Played]]] = {}
+    for path in sorted(study.folder.glob("*.safetensors")):
+        tensors = load_file(path)
+        name = path.stem.rsplit("-", 1)[0] if path.stem[-1].isdigit() else path.stem
+        for where in ("held_out", "validation"):
+            value, versus = (tensors[f"{where}.{k}"].numpy() for k in ("value", "versus"))
+            found.setdefault(where, {}).setdefault(name, []).append(
+                Played(value.astype(np.float32), versus)
+            )
+    if "untrained" not in found.get("held_out", {}):
+        return
+    results = {}
+    for where, stage in (("held_out", study.stage), ("validation", study.validation)):
+        abstract = reachable()[stage.initial, IDEA] >= 0
+        base = found[where]
+        results[where] = {
+            name: summary(plays, base, stage, abstract) for name, plays in base.items()
+        }
+    text = json.dumps(_rounded(results), indent=1)
+    write_atomically(AGENTS_DIR / f"results_{study.seed}.json", text.encode() + b"\n")
+
+
+def summary(plays: list[Played], base: dict, stage: Stage, abstract: np.ndarray) -> dict:
+    every = np.ones_like(abstract)
+
+    def interval(values: np.ndarray, mask=every) -> dict:
+        return crossed_interval(values[:, mask], stage.person[mask], stage.initial[mask])
+
+    def against(other: str, mask=every, best=False) -> dict:
+        rivals = base[other]
+        wins = [win_probability(p, rivals[i % len(rivals)], stage, best=best)
+                for i, p in enumerate(plays)]  # fmt: skip
+        return interval(np.stack(wins), mask)
+
+    utility = np.stack([p.utility for p in plays])  # [seeds, S, T]
+    out = {
+        "seeds": len(plays),
+        "utility": [interval(utility[..., t]) for t in range(utility.shape[2])],
+        "summed": interval(utility.sum(2)),
+        "versus": {str(v): [float(np.mean([(p.versus[:, t] == v).mean() for p in plays]))
+                            for t in range(1, utility.shape[2])] for v in (1, 0, -1)},
+    }  # fmt: skip
+    for other in ("untrained", "history_baseline", "greedy_one_type", "greedy", "oracle"):
+        if other in base:
+            out[f"wins_against_{other}"] = against(other)
+    out["wins_abstract"] = against("untrained", abstract)
+    out["wins_concrete"] = against("untrained", ~abstract)
+    out["wins_best_column"] = against("untrained", best=True)
+    return out
+
+
+def _rounded(value):
+    if isinstance(value, dict):
+        return {k: _rounded(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_rounded(v) for v in value]
+    return round(value, 5) if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The miniature's study of agents: the fitted user models, over the image bank.
+
+What agents may read (`Reader`) of a population: the user model that was fitted to its raters, what
+it says of every column that the bank holds, and what texts call for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pasta_lib.clip_utility import ClipUtility
+from pasta_lib.concepts import Concepts, load_concepts
+from pasta_lib.encoders import ClipEncoder
+from pasta_lib.seeds import uniforms
+from pasta_lib.simulator import ColumnWorth, column_worth
+from pasta_lib.text_worth import features_of_wordings
+from pasta_lib.user_types import UserTypes, load_types
+from pasta_lib.world import raters
+from pasta_lib.world.bank import load_bank, prompts
+from pasta_lib.world.study import USER_MODEL_DIR
+from pasta_lib.world.weights import WORLD_DIR
+
+AGENTS_DIR = WORLD_DIR.parent / "agents"
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What is seen and read: `pictures` `[members, 4, D]` of the bank, `encoder` and `text`, for
+    prompts; `features` `[members, 6, F]`, what wordings call for."""
+
+    pictures: Tensor
+    features: Tensor
+    encoder: ClipEncoder
+    text: Concepts
+
+
+@cache
+def load_sight() -> Sight:
+    """Half a minute: 54,096 wordings are read."""
+    (image, _), (text, _) = (
+        load_concepts(USER_MODEL_DIR / f"concepts_{side}.safetensors") for side in ("image", "text")
+    )
+    encoder, embeddings = ClipEncoder(), torch.as_tensor(load_bank().embeddings(slice(None)))
+    with torch.no_grad():
+        pictures = image(embeddings)
+    return Sight(pictures, features_of_wordings(encoder, text), encoder, text)
+
+
+def load_user_model(sight: Sight, population: int = 0, n_types: int = 8) -> UserTypes:
+    """The shipped types of a population."""
+    ending = "" if population == 0 else f"_population_{population}"
+    utility = ClipUtility(sight.encoder.width, sight.text.usual, n_types, 1.0)
+    return load_types(USER_MODEL_DIR / f"types_{n_types}{ending}.safetensors", utility)
+
+
+def worth_of_columns(
+    sight: Sight, types: UserTypes, population: int = 0, progress: bool = True
+) -> ColumnWorth:
+    """Of all columns under all prompts from which sessions begin. Ten seconds, 115 MB."""
+    initial = raters.initial_prompts(population)
+    with torch.no_grad():
+        asked = sight.text(
+            torch.as_tensor(sight.encoder.encode_texts([prompts()[i] for i in initial]))
+        )
+    return column_worth(types, sight.pictures, asked, initial, progress=progress)
+
+
+def training_prompts(number: np.ndarray, population: int, seed: int) -> np.ndarray:
+    """Members from which simulated sessions of these numbers `[S]` begin: prompts that are not
+    held out, half of them ideas."""
+    pool = raters.initial_prompts(population)
+    pool = pool[~raters.held_out_prompts(population)[pool]]
+    return raters.drawn(pool, uniforms(seed, "simulated prompt", [number], 2))
