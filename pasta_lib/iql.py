@@ -48,11 +48,11 @@ class IQLConfig:
 class HistoryEncoder(nn.Module):
     """h `[B, T + 1, H]` of a `History`; the posterior over types stands last."""
 
-    def __init__(self, n_features: int, n_types: int, config: IQLConfig) -> None:
+    def __init__(self, n_features: int, n_past: int, n_types: int, config: IQLConfig) -> None:
         super().__init__()
         self.belief = config.belief
         self.first = nn.Linear(n_features, config.hidden)
-        self.recurrent = nn.GRU(2 * n_features + 5, config.hidden, batch_first=True)
+        self.recurrent = nn.GRU(n_past, config.hidden, batch_first=True)
         self.width = config.hidden + 1 + config.belief * n_types
 
     def forward(self, history: History) -> Tensor:
@@ -64,9 +64,9 @@ class HistoryEncoder(nn.Module):
 class Value(nn.Module):
     """V(h) `[B, T + 1]`."""
 
-    def __init__(self, n_features: int, n_types: int, config: IQLConfig) -> None:
+    def __init__(self, n_features: int, n_past: int, n_types: int, config: IQLConfig) -> None:
         super().__init__()
-        self.encoder = HistoryEncoder(n_features, n_types, config)
+        self.encoder = HistoryEncoder(n_features, n_past, n_types, config)
         self.head = _head(self.encoder.width, config.hidden)
 
     def forward(self, history: History) -> Tensor:
@@ -79,12 +79,12 @@ class Critic(nn.Module):
     With `belief` it begins as what the posterior expects of the slate now, and learns the rest.
     """
 
-    def __init__(self, n_features: int, n_types: int, config: IQLConfig) -> None:
+    def __init__(self, n_features: int, n_past: int, n_types: int, config: IQLConfig) -> None:
         """Raises ValueError for a slate-level critic without `belief`: nothing to reveal."""
         if config.slate_level and not config.belief:
             raise ValueError("A slate-level critic needs belief=True.")
         super().__init__()
-        self.encoder, self.n_types = HistoryEncoder(n_features, n_types, config), n_types
+        self.encoder, self.n_types = HistoryEncoder(n_features, n_past, n_types, config), n_types
         width = self.encoder.width + n_features + config.belief * (n_types + 1)
         self.head = _head(width, config.hidden)
         nn.init.zeros_(self.head[-1].weight)
@@ -160,10 +160,10 @@ def train_iql(
     The reward is the slate's utility as the user model sees it, from which the mean is taken: that
     leaves the best slates the same. See `learn` for `checkpoint`.
     """
-    value, critics = new_networks(
-        reader.features.shape[-1], reader.column_worth.n_types, config, seed
-    )
     belief = reader.beliefs(sessions)
+    one = reader.history(sessions.select(np.arange(1)), belief[:1])
+    sizes = one.prompt.shape[-1], one.past.shape[-1], belief.shape[-1]
+    value, critics = new_networks(*sizes, config, seed)
     reward = torch.as_tensor(reward, dtype=torch.float32)
     reward = reward - reward.mean()
     _standardise(critics, reader, sessions, belief)
@@ -190,13 +190,13 @@ def _standardise(critics: nn.ModuleList, reader: Reader, sessions: Sessions, bel
 
 
 def new_networks(
-    n_features: int, n_types: int, config: IQLConfig, seed: int = 0
+    n_features: int, n_past: int, n_types: int, config: IQLConfig, seed: int = 0
 ) -> tuple[Value, nn.ModuleList]:
-    """V and twin critics before training."""
+    """V and twin critics before training; `n_past` is W of `History`."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        critics = [Critic(n_features, n_types, config) for _ in range(2)]
-        return Value(n_features, n_types, config), nn.ModuleList(critics)
+        critics = [Critic(n_features, n_past, n_types, config) for _ in range(2)]
+        return Value(n_features, n_past, n_types, config), nn.ModuleList(critics)
 
 
 def learn(
@@ -290,9 +290,11 @@ def save_trained(trained: Trained, path: str | Path) -> None:
     part.replace(path)
 
 
-def load_trained(path: str | Path, n_features: int, n_types: int, config: IQLConfig) -> Trained:
+def load_trained(
+    path: str | Path, n_features: int, n_past: int, n_types: int, config: IQLConfig
+) -> Trained:
     """As `save_trained` wrote it, by the same `config`. Raises RuntimeError for another one's."""
-    value, critics = new_networks(n_features, n_types, config)
+    value, critics = new_networks(n_features, n_past, n_types, config)
     with safe_open(path, "pt") as file:
         log = json.loads(file.metadata()["log"])
         tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118

@@ -1,17 +1,20 @@
 """Agents choose what they say, and look at nothing that they may not see."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
+from transformers import GPT2Config, GPT2Model, PreTrainedTokenizerFast
 
 from pasta_lib.agents import greedy, iql_agent, peeking, promising_slates
 from pasta_lib.baselines import best_slate, untrained
-from pasta_lib.candidates import CATEGORY, propose
-from pasta_lib.histories import Reader
-from pasta_lib.iql import IQLConfig, Trained, new_networks, slate_statistics
+from pasta_lib.candidates import CATEGORY, propose, wordings
+from pasta_lib.histories import Reader, language_reader, transcripts
+from pasta_lib.iql import IQLConfig, Trained, new_networks, slate_statistics, train_iql
 from pasta_lib.sessions import NONE, begin, play
 from pasta_lib.simulator import ColumnWorth, SimulatedUsers, belief
 from pasta_lib.text_worth import TextWorth, TextWorthConfig, fit_text_worth
@@ -54,7 +57,7 @@ def moment(reader):
 
 def trained(slate_level, seed=0):
     config = IQLConfig(hidden=12, slate_level=slate_level)
-    value, critics = new_networks(F, K, config, seed)
+    value, critics = new_networks(F, 2 * F + 5, K, config, seed)
     with torch.no_grad():
         for critic in critics:
             for parameter in critic.parameters():
@@ -187,6 +190,49 @@ def test_histories_tell_what_happened_before_and_not_what_comes(reader, moment):
     assert torch.allclose(history.left[0, :, 0], torch.tensor([1.0, 0.8, 0.6]))
     first = reader.beliefs(sessions)[:, 0]
     assert torch.allclose(first, reader.column_worth.log_prior.exp().float().expand(N, -1))
+
+
+@pytest.fixture(scope="module")
+def small_language_model(tmp_path_factory):
+    """Random weights, in the real format."""
+    folder = tmp_path_factory.mktemp("lm")
+    pieces = Tokenizer(models.BPE())
+    pieces.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(special_tokens=["<end>"], initial_alphabet=alphabet)
+    pieces.train_from_iterator(["Asked for: a fox. Shown: Picked: Better."] * 3, trainer)
+    PreTrainedTokenizerFast(tokenizer_object=pieces, eos_token="<end>").save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"n_positions": 2048, "n_embd": 16, "n_layer": 1, "n_head": 2,
+             "bos_token_id": 0, "eos_token_id": 0}  # fmt: skip
+    config = GPT2Config(vocab_size=pieces.get_vocab_size(), **sizes)
+    GPT2Model(config).save_pretrained(folder)
+    return folder
+
+
+def test_a_language_model_reads_histories(reader, moment, small_language_model):
+    """Texts of all that was said; each one's state is what the model alone gives, and an agent
+    trains on it by the same code."""
+    sessions, candidates = moment
+    said = transcripts(sessions)
+    assert len(said) == N * 3 and said[0] == f"Asked for: {wordings()[INITIAL[0], 0]}."
+    words, picked = sessions.texts()[0, 0], sessions.chosen[0, 0]
+    assert said[1] == f"{said[0]}\nShown: {'; '.join(words)}. Picked: {words[picked]}."
+    assert said[2].startswith(said[1]) and said[2].split()[-1] in ("Better.", "same.", "Worse.")
+    embed = language_reader(str(small_language_model), batch_size=7)
+    network = GPT2Model.from_pretrained(small_language_model).eval()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(small_language_model)
+    with torch.no_grad():
+        alone = network(**tokenizer(said[5], return_tensors="pt")).last_hidden_state[0, -1]
+    assert torch.allclose(embed(said)[5], alone, atol=1e-5)
+    reading = replace(reader, embed=embed)
+    users = SimulatedUsers(reader.column_worth, np.arange(N) % K, 0)
+    whole = play(started(), untrained(1), users, 0)
+    config = IQLConfig(steps=3, batch=4, hidden=8)
+    learnt = train_iql(whole, np.zeros((N, 5)), reading, seed=0, config=config, progress=False)
+    assert learnt.value.encoder.recurrent.input_size == 16
+    slate = iql_agent(learnt, reading)(sessions, candidates)
+    assert (np.diff(np.sort(CATEGORY[slate], 1)) > 0).all()
 
 
 def test_what_texts_are_worth_is_learnt():

@@ -159,15 +159,15 @@ def test_interrupted_training_goes_on_to_the_same_end(tmp_path):
 
 def test_networks_are_kept_in_half_precision(tmp_path):
     config = IQLConfig(hidden=16, slate_level=True)
-    value, critics = new_networks(5, 3, config, seed=4)
+    value, critics = new_networks(5, 15, 3, config, seed=4)
     from pasta_lib.iql import Trained
 
     save_trained(Trained(critics, value, [{"step": 100}]), tmp_path / "t.safetensors")
-    back = load_trained(tmp_path / "t.safetensors", 5, 3, config)
+    back = load_trained(tmp_path / "t.safetensors", 5, 15, 3, config)
     assert back.log == [{"step": 100}]
     for a, b in zip(critics.parameters(), back.critics.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-3)
     with pytest.raises(RuntimeError):
-        load_trained(tmp_path / "t.safetensors", 5, 4, config)
+        load_trained(tmp_path / "t.safetensors", 5, 15, 4, config)
     with pytest.raises(ValueError, match="needs belief=True"):
-        new_networks(5, 3, replace(config, belief=False))
+        new_networks(5, 15, 3, replace(config, belief=False))
