@@ -33,6 +33,7 @@ bench: environment
 	$(BIN)/python tests/benchmarks/bench_em.py
 	$(BIN)/python tests/benchmarks/bench_world.py
 	$(BIN)/python tests/benchmarks/bench_user_model.py
+	$(BIN)/python tests/benchmarks/bench_simulator.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info
