@@ -50,6 +50,17 @@ class Sessions:
             wording = np.where(none, wording, self.wording[rows, turn, picked])
         return member, wording
 
+    def standing(self) -> np.ndarray:
+        """The member that was picked last, before each turn and now, `[S, T + 1]`; -1 where nothing
+        was picked yet."""
+        out = np.full((len(self.chosen), self.turns + 1), -1)
+        rows = np.arange(len(out))
+        for turn in range(self.turns):
+            picked = self.chosen[:, turn]
+            new = self.member[rows, turn, picked]
+            out[:, turn + 1] = np.where(picked == NONE, out[:, turn], new)
+        return out
+
     def select(self, rows: np.ndarray) -> "Sessions":
         """Only some sessions, by an index or a mask."""
         return Sessions(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
@@ -82,8 +93,8 @@ def play(sessions: Sessions, agent: Agent, user, seed: int, turns: int = TURNS) 
 
     Raises ValueError, naming the session, for a slate of other than four candidates, or two of one
     category. `user` plays the people: `user.values(sessions, member)` gives what each column of the
-    slates `member` `[S, 4]` is worth to them, `[S, 4]`; `user.choose(sessions, values)` a column or
-    NONE; `user.judge(sessions, value, last)` 1, 0 or -1. Memory: about 40 kB a session.
+    slates `member` `[S, 4]` is worth to them, `[S, 4]`; `user.choose(sessions, member, values)` a
+    column or NONE; `user.judge(sessions, value, last)` 1, 0 or -1. Memory: about 40 kB a session.
     """
     rows = np.arange(len(sessions.session))
     last, before = np.zeros(len(rows)), np.zeros(len(rows), bool)
@@ -93,7 +104,7 @@ def play(sessions: Sessions, agent: Agent, user, seed: int, turns: int = TURNS) 
         slate = _checked(agent(sessions, candidates), len(rows))
         member = np.take_along_axis(candidates.member, slate, 1)
         values = user.values(sessions, member)
-        chosen = user.choose(sessions, values)
+        chosen = user.choose(sessions, member, values)
         value, picked = values[rows, chosen], chosen != NONE
         versus = np.where(picked & before, user.judge(sessions, value, last), UNJUDGED)
         last, before = np.where(picked, value, last), before | picked

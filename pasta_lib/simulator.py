@@ -1,10 +1,11 @@
 """Simulated users: the fitted user model plays people, thousands of sessions at once.
 
-A simulated user is one of the K types and nothing more: they pick a column by the type's choice
-probabilities, and say better, same or worse by its two-alternative choice with a tie (PASTA 4; the
-tie is ours). They always pick: "none of these" is no choice observation, so the model knows nothing
-of it. Pictures are the image bank's, so that the worth of every column can be worked out beforehand
-(`ColumnWorth`), and a session costs a few look-ups.
+A simulated user is one of the K types: they pick a column by the type's choice probabilities
+(PASTA), and say better, same or worse by its two-alternative choice with a tie (ours). What a
+person sees in a column beyond their type stays when it comes back, so the column that was picked
+last is worth a little more (`loyalty`; ours). They always pick: "none of these" is no choice
+observation, so the model knows nothing of it. Pictures are the image bank's, so that the worth of
+every column can be worked out beforehand (`ColumnWorth`), and a session costs a few look-ups.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -29,13 +30,15 @@ class ColumnWorth:
     """R_k of the column that the bank holds for every member, under each of P initial prompts.
 
     `table` float32 `[P, members, K]`; `row` int64 `[members]`, each initial prompt's place in it,
-    -1 for a member that is none; `log_prior` `[K]`; `log_tie`, of judgements.
+    -1 for a member that is none; `log_prior` `[K]`; `log_tie`, of judgements; `loyalty`, what is
+    added to the column that was picked last, when it comes again, in a pick.
     """
 
     table: Tensor
     row: np.ndarray
     log_prior: Tensor
     log_tie: Tensor
+    loyalty: float = 0.0
 
     @property
     def n_types(self) -> int:
@@ -87,20 +90,23 @@ def column_worth(
     return ColumnWorth(table, row, types.log_prior, utility.log_tie.detach())
 
 
-def fit_tie(worth: ColumnWorth, sessions: Sessions) -> ColumnWorth:
-    """The same, with the tie threshold under which these sessions are likeliest.
+def fit_to_sessions(worth: ColumnWorth, sessions: Sessions) -> ColumnWorth:
+    """The same, with the tie threshold and the loyalty under which these sessions are likeliest.
 
     The user model learns one threshold from all its data; people say "same" of two picks of a
-    session more readily than of a pair of pictures. One number, by Brent's method.
+    session more readily than of a pair of pictures. Two numbers, by Nelder and Mead's method.
     """
 
-    def loss(log_tie: float) -> float:
-        tried = replace(worth, log_tie=torch.tensor(log_tie))
+    def loss(numbers: np.ndarray) -> float:
+        tried = replace(worth, log_tie=torch.tensor(numbers[0]), loyalty=float(numbers[1]))
         each = log_likelihoods(tried, sessions).sum(1)
-        return -float(posterior(tried.log_prior, each)[1].sum())
+        return -float(posterior(tried.log_prior, each)[1].mean())
 
-    found = minimize_scalar(loss, bounds=(-4, 4), method="bounded", options={"xatol": 1e-3})
-    return replace(worth, log_tie=torch.tensor(float(found.x)))
+    start = np.array([float(worth.log_tie), worth.loyalty])
+    simplex = start + np.array([[0, 0], [0.3, 0], [0, 0.3]])
+    options = {"xatol": 2e-3, "fatol": 1e-7, "initial_simplex": simplex}
+    log_tie, loyalty = minimize(loss, start, method="Nelder-Mead", options=options).x
+    return replace(worth, log_tie=torch.tensor(log_tie).float(), loyalty=float(loyalty))
 
 
 def belief(worth: ColumnWorth, sessions: Sessions) -> Tensor:
@@ -119,7 +125,9 @@ def log_likelihoods(worth: ColumnWorth, sessions: Sessions) -> Tensor:
     utility = worth.of(sessions.initial, sessions.member).double()  # [S, T, L, K]
     chosen = torch.as_tensor(sessions.chosen)
     index = chosen.clamp(min=0)[..., None, None].expand(-1, -1, 1, worth.n_types)
-    picks = choice_log_probabilities(utility.permute(2, 0, 1, 3)).permute(1, 2, 0, 3)
+    again = torch.as_tensor(sessions.member == sessions.standing()[:, :-1, None])
+    seen = utility + worth.loyalty * again[..., None]
+    picks = choice_log_probabilities(seen.permute(2, 0, 1, 3)).permute(1, 2, 0, 3)
     pick = picks.gather(2, index)[:, :, 0].masked_fill((chosen < 0)[..., None], 0.0)
     value = utility.gather(2, index)[:, :, 0]
     both = torch.stack([value, value.gather(1, _last_pick(chosen, worth.n_types))])
@@ -155,9 +163,11 @@ class SimulatedUsers:
         row = torch.as_tensor(self.worth.row[sessions.initial])[:, None]
         return self.worth.table[row, torch.as_tensor(member), kind].numpy()
 
-    def choose(self, sessions: Sessions, values: np.ndarray) -> np.ndarray:
+    def choose(self, sessions: Sessions, member: np.ndarray, values: np.ndarray) -> np.ndarray:
         """A column for each session, `[S]`; never NONE."""
-        return (values + self._noise("pick", sessions, values.shape[1])).argmax(1)
+        again = member == sessions.standing()[:, -1:]
+        noise = self._noise("pick", sessions, values.shape[1])
+        return (values + self.worth.loyalty * again + noise).argmax(1)
 
     def judge(self, sessions: Sessions, value: np.ndarray, last: np.ndarray) -> np.ndarray:
         """1 better, 0 same, -1 worse, `[S]`: the new pick's value against the last one's."""

@@ -49,7 +49,7 @@ class Reluctant:
     def values(self, sessions, member):
         return np.zeros(member.shape)
 
-    def choose(self, sessions, values):
+    def choose(self, sessions, member, values):
         return np.full(len(values), NONE if sessions.turns == 1 else 2)
 
     def judge(self, sessions, value, last):

@@ -1,6 +1,7 @@
 """Simulated users do what the user model says, and beliefs are its posterior."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from pasta_lib.simulator import (
     belief,
     column_worth,
     draw_users,
-    fit_tie,
+    fit_to_sessions,
     log_likelihoods,
 )
 from pasta_lib.user_types import UserTypes
@@ -128,7 +129,7 @@ def test_simulated_people_pick_and_judge_as_often_as_the_model_says(made):
     start = begin(np.arange(n), np.arange(n), np.full(n, initial[0]))
     slate = np.tile([5, 1, 7, 20], (n, 1))
     values = users.values(start, slate)
-    chosen = users.choose(start, values)
+    chosen = users.choose(start, slate, values)
     p = torch.as_tensor(values[0]).softmax(0).numpy()
     assert np.bincount(chosen, minlength=4) / n == pytest.approx(p, abs=0.01)
     new, last = values[:, 0], values[:, 1]
@@ -162,17 +163,37 @@ def test_simulated_people_are_recognised(made):
     assert right.mean() == pytest.approx(sure.mean(), abs=0.02)  # calibrated
 
 
-def test_the_tie_threshold_of_sessions_is_recovered():
+def test_the_tie_threshold_and_the_loyalty_of_sessions_are_recovered():
     g = torch.Generator().manual_seed(6)
     row = np.full(len(reachable()), -1)
     row[7] = 0
     table = torch.randn(1, len(reachable()), K, generator=g)
-    worth = ColumnWorth(table, row, torch.zeros(K).double() - math.log(K), torch.tensor(0.7))
-    number = np.arange(4000)
-    start = begin(number, number, np.full(4000, 7))
-    sessions = play(start, untrained(0), draw_users(worth, 4000, 2), 0)
-    asked = ColumnWorth(table, row, worth.log_prior, torch.tensor(-1.0))
-    assert float(fit_tie(asked, sessions).log_tie) == pytest.approx(0.7, abs=0.06)
+    prior = torch.zeros(K).double() - math.log(K)
+    worth = ColumnWorth(table, row, prior, torch.tensor(0.7), loyalty=0.5)
+    number = np.arange(6000)
+    start = begin(number, number, np.full(6000, 7))
+    sessions = play(start, untrained(0), draw_users(worth, 6000, 2), 0)
+    asked = ColumnWorth(table, row, prior, torch.tensor(-1.0))
+    found = fit_to_sessions(asked, sessions)
+    assert float(found.log_tie) == pytest.approx(0.7, abs=0.06)
+    assert found.loyalty == pytest.approx(0.5, abs=0.08)
+
+
+def test_what_was_picked_last_is_worth_more_when_it_comes_again(made):
+    """By hand: a turn without a pick between them changes nothing; nothing stands at first."""
+    *_, initial, worth = made
+    loyal = replace(worth, loyalty=0.9)
+    member = np.array([[[1, 2, 3, 4], [5, 6, 7, 8], [2, 9, 1, 6], [9, 3, 5, 2]]])
+    chosen, none = np.array([[1, NONE, 0, 1]]), np.zeros_like(member)
+    session = Sessions(np.zeros(1, int), np.zeros(1, int), initial[:1], member, none, none, chosen,
+                       np.full((1, 4), UNJUDGED))  # fmt: skip
+    assert session.standing().tolist() == [[-1, 2, 2, 2, 3]]
+    extra = torch.zeros(4, 4)
+    extra[2, 0] = extra[3, 3] = 0.9
+    utility = worth.of(session.initial, member)[0].double() + extra[..., None]
+    log_p = utility.log_softmax(1)
+    expected = torch.stack([log_p[0, 1], 0 * log_p[0, 0], log_p[2, 0], log_p[3, 1]])
+    assert torch.allclose(log_likelihoods(loyal, session)[0], expected, atol=1e-6)
 
 
 def test_a_prompt_that_was_not_foreseen_is_named(made):

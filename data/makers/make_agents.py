@@ -36,7 +36,7 @@ from pasta_lib.evaluation import (
 from pasta_lib.histories import Reader
 from pasta_lib.iql import IQLConfig, save_trained, train_iql
 from pasta_lib.sessions import Agent, Sessions
-from pasta_lib.simulator import ColumnWorth, log_likelihoods
+from pasta_lib.simulator import ColumnWorth, fit_to_sessions, log_likelihoods
 from pasta_lib.text_worth import TextWorth, fit_text_worth
 from pasta_lib.trajectories import TrajectoryConfig, read_trajectories, write_trajectories
 from pasta_lib.user_model import posterior, sum_by_person
@@ -145,6 +145,7 @@ class Study:
         sight = load_sight()
         types = load_user_model(sight, self.seed, n_types)
         worth = worth_of_columns(sight, types, self.seed, progress=False)
+        worth = fit_to_sessions(worth, self.raters)
         path = AGENTS_DIR / f"text_worth_{n_types}_population_{self.seed}.safetensors"
         if not path.exists():
             save_text_worth(self._text_worth(sight.features, worth), path)

@@ -41,7 +41,7 @@ class Crowd:
         seen = picture_values(self.people, sessions.person, self.x[member], asked_for)
         return column_values(seen)
 
-    def choose(self, sessions: Sessions, values: np.ndarray) -> np.ndarray:
+    def choose(self, sessions: Sessions, member: np.ndarray, values: np.ndarray) -> np.ndarray:
         return choose(self.people, sessions.person, values, self.seed, _occasion(sessions))
 
     def judge(self, sessions: Sessions, value: np.ndarray, last: np.ndarray) -> np.ndarray:
