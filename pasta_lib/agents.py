@@ -1,6 +1,6 @@
 """Agents that learnt from others: they know the user model, or a critic that was trained on it.
 
-All choose from texts: `peeking` alone looks at what the bank will draw, and is a bound, no agent.
+All choose from texts: `peeking` alone looks at what the bank will draw, which no agent can.
 The two agents that learn from nobody are in `baselines`, those that know the truth in
 `world.oracle`.
 """
@@ -66,7 +66,8 @@ def curious(reader: Reader, weight: float = 3.0, noise: float = 0.0, seed: int =
 
 
 def peeking(worth: ColumnWorth) -> Agent:
-    """A bound: greedy on the posterior, by the pictures themselves before they are drawn."""
+    """Greedy on the posterior, by the pictures themselves before they are drawn: what texts cost
+    `greedy`. No bound for agents that look ahead."""
 
     def agent(sessions: Sessions, candidates: Candidates) -> np.ndarray:
         columns = worth.of(sessions.initial, candidates.member)

@@ -101,14 +101,18 @@ def crossed_interval(
     People and prompts are crossed: the variance is that of people's sums, and of prompts' sums,
     less what both count (Cameron, Gelbach and Miller 2011), to which that of the seeds' mean is
     added; a bootstrap over both would count a session's own noise three times (Owen 2007).
-    Student's t has the degrees of freedom of such a sum (Welch and Satterthwaite).
+    Student's t has the degrees of freedom of such a sum (Welch and Satterthwaite), clusters being
+    counted by their share of sessions: half of all sessions may begin from a few prompts. Raises
+    ValueError for one person or one prompt.
     """
+    if len(np.unique(person)) < 2 or len(np.unique(prompt)) < 2:
+        raise ValueError("One person, or one prompt, tells nothing of others: no interval.")
     values = np.atleast_2d(values)
     each = values.mean(0)
     both = np.unique(np.stack([person, prompt], 1), axis=0, return_inverse=True)[1]
     of_people, of_prompts, of_both = (_clustered(each, c) for c in (person, prompt, both))
     sampling = max(of_people + of_prompts - of_both, of_people, of_prompts)
-    parts = [(sampling, min(len(np.unique(person)), len(np.unique(prompt))) - 1)]
+    parts = [(sampling, min(_effective(person), _effective(prompt)) - 1)]
     if len(values) > 1:
         parts.append((values.mean(1).var(ddof=1) / len(values), len(values) - 1))
     variance = sum(part for part, _ in parts)
@@ -121,4 +125,11 @@ def crossed_interval(
 def _clustered(values: np.ndarray, cluster: np.ndarray) -> float:
     """Variance of the mean of `values` `[S]`, whose clusters are independent."""
     sums = np.bincount(np.unique(cluster, return_inverse=True)[1], values - values.mean())
-    return float((sums**2).sum() / len(values) ** 2 * len(sums) / max(len(sums) - 1, 1))
+    n = _effective(cluster)
+    return float((sums**2).sum() / len(values) ** 2 * n / (n - 1))
+
+
+def _effective(cluster: np.ndarray) -> float:
+    """1 / Σ share²: how many clusters of one size would be as many."""
+    share = np.unique(cluster, return_counts=True)[1] / len(cluster)
+    return float(1 / (share**2).sum())

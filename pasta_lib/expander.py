@@ -59,6 +59,8 @@ def expand(
     """
     current, lines = prompt, []
     for number, (slate, chosen) in enumerate(turns, 1):
+        if chosen is not None and not 0 <= chosen < len(slate):
+            raise ValueError(f"Turn {number}: {chosen} is no text of a slate of {len(slate)}.")
         picked = "none of them" if chosen is None else json.dumps(slate[chosen], ensure_ascii=False)
         lines.append(f"{number}. shown {json.dumps(list(slate), ensure_ascii=False)}, {picked}")
         current = current if chosen is None else slate[chosen]
@@ -96,8 +98,8 @@ def parse(answer: str) -> dict[str, list[str]]:
     if text.startswith("```") and text.endswith("```"):
         text = text[3:-3].removeprefix("json")
     try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
+        found = json.loads(text, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
         raise BadExpansions(f"it is no JSON ({error}).") from error
     if not isinstance(found, dict) or set(found) != set(CATEGORIES):
         kind = sorted(found) if isinstance(found, dict) else type(found).__name__
@@ -109,7 +111,7 @@ def parse(answer: str) -> dict[str, list[str]]:
             number = f"{len(texts)} of them" if isinstance(texts, list) else type(texts).__name__
             raise BadExpansions(f'expected a list of {EACH} under "{category}", found {number}.')
         for text in texts:
-            if not isinstance(text, str) or not text.strip() or len(text) > LONGEST:
+            if not isinstance(text, str) or not text.strip() or not _is_short_text(text):
                 raise BadExpansions(
                     f'expected texts of 1 to {LONGEST} characters under "{category}", found '
                     f"{str(text)[:60]!r}."
@@ -118,6 +120,19 @@ def parse(answer: str) -> dict[str, list[str]]:
                 raise BadExpansions(f"{text!r} comes twice.")
             seen.add(text.strip().lower())
     return {category: [text.strip() for text in found[category]] for category in CATEGORIES}
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict:
+    """A JSON object, none of whose keys comes twice."""
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"a key comes twice among {keys}")
+    return dict(pairs)
+
+
+def _is_short_text(text: str) -> bool:
+    """Not too long, and with no half of a character that could not be written to a file."""
+    return len(text) <= LONGEST and not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def language_model(
@@ -138,7 +153,8 @@ def language_model(
             request = tokenizer.apply_chat_template(
                 chat, tokenize=False, add_generation_prompt=True
             )
-        inputs = tokenizer(request, return_tensors="pt").to(device)
+        once = not tokenizer.chat_template  # a template brings its own start token
+        inputs = tokenizer(request, add_special_tokens=once, return_tensors="pt").to(device)
         out = network.generate(
             **inputs, max_new_tokens=max_new_tokens, do_sample=False,
             pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,

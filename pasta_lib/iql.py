@@ -13,6 +13,7 @@ type would think of a text are inputs as well (ours).
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from pasta_lib.choices import BadData
 from pasta_lib.histories import History, Reader, Slates
 from pasta_lib.sessions import Sessions
 
@@ -87,8 +89,11 @@ class Critic(nn.Module):
         self.encoder, self.n_types = HistoryEncoder(n_features, n_past, n_types, config), n_types
         width = self.encoder.width + n_features + config.belief * (n_types + 1)
         self.head = _head(width, config.hidden)
-        nn.init.zeros_(self.head[-1].weight)
         self.revealing = _head(len(STATISTICS) + 2, config.hidden) if config.slate_level else None
+        for head in (self.head, self.revealing):
+            if head is not None:
+                nn.init.zeros_(head[-1].weight)
+                nn.init.zeros_(head[-1].bias)
         self.register_buffer("usual", torch.zeros(len(STATISTICS)))  # of statistics: mean, spread
         self.register_buffer("spread", torch.ones(len(STATISTICS)))
 
@@ -186,7 +191,7 @@ def _standardise(critics: nn.ModuleList, reader: Reader, sessions: Sessions, bel
     slates = reader.slates(few, few.member, few.wording)
     found = slate_statistics(belief[some, :-1], slates.worth).flatten(0, 1)
     for critic in critics:
-        critic.usual, critic.spread = found.mean(0), found.std(0)
+        critic.usual, critic.spread = found.mean(0), found.std(0).nan_to_num(1.0).clamp(min=1e-3)
 
 
 def new_networks(
@@ -215,14 +220,16 @@ def learn(
     `batch` takes numbers of sessions, long `[B]` below `n`, and gives their history, slates and
     rewards `[B, T]`; `value(history)` is `[B, T + 1]`, of which the last does not count, and a
     critic's `(history, slates)` `[B, T]`. With `checkpoint`, training is written there every
-    hundred steps, and a call with the same arguments goes on from it to the same result.
+    hundred steps, and a call with the same arguments goes on from it to the same result; `BadData`
+    is raised for one of another config, seed or n.
     """
     generator = torch.Generator().manual_seed(seed)
     targets = copy.deepcopy(critics).requires_grad_(False)
     networks = nn.ModuleDict({"value": value, "critics": critics, "targets": targets})
     learnt = [*value.parameters(), *critics.parameters()]
     adam = torch.optim.AdamW(learnt, config.learning_rate, weight_decay=config.weight_decay)
-    done, log = _resume(checkpoint, networks, adam, generator)
+    run = json.dumps([dataclasses.asdict(config), seed, n])
+    done, log = _resume(checkpoint, networks, adam, generator, run)
     for step in tqdm(range(done, config.steps), disable=not progress, unit="step", desc="IQL"):
         falling = (1 + math.cos(math.pi * step / config.steps)) / 2
         adam.param_groups[0]["lr"] = config.learning_rate * falling
@@ -243,7 +250,7 @@ def learn(
         if step % 100 == 99:
             now = {"v_loss": v_loss, "q_loss": q_loss / 2, "v": v[:, 0], "q": known[:, 0]}
             log.append({"step": step + 1} | {k: float(x.detach().mean()) for k, x in now.items()})
-            _save(checkpoint, networks, adam, generator, log)
+            _save(checkpoint, networks, adam, generator, log, run)
     return Trained(critics.requires_grad_(False).eval(), value.requires_grad_(False).eval(), log)
 
 
@@ -252,7 +259,7 @@ def expectile_loss(gap: Tensor, expectile: float) -> Tensor:
     return (torch.where(gap < 0, 1 - expectile, expectile) * gap.square()).mean()
 
 
-def _save(path, networks: nn.Module, adam, generator: torch.Generator, log: list[dict]) -> None:
+def _save(path, networks: nn.Module, adam, generator, log: list[dict], run: str) -> None:
     if path is None:
         return
     tensors = {f"net.{k}": v for k, v in networks.state_dict().items()}
@@ -260,15 +267,18 @@ def _save(path, networks: nn.Module, adam, generator: torch.Generator, log: list
         tensors |= {f"adam.{i}.{k}": v for k, v in moments.items()}
     tensors["generator"] = generator.get_state()
     part = Path(path).with_suffix(".part")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, part, {"log": json.dumps(log)})
+    save_file({k: v.contiguous() for k, v in tensors.items()}, part, {
+        "log": json.dumps(log), "run": run})  # fmt: skip
     part.replace(path)
 
 
-def _resume(path, networks: nn.Module, adam, generator) -> tuple[int, list[dict]]:
+def _resume(path, networks: nn.Module, adam, generator, run: str) -> tuple[int, list[dict]]:
     """Fill everything from a checkpoint, if there is one; steps done, and the log."""
     if path is None or not Path(path).exists():
         return 0, []
     with safe_open(path, "pt") as file:
+        if file.metadata()["run"] != run:
+            raise BadData(f"{path} is of another training (config, seed, n): move it away.")
         log = json.loads(file.metadata()["log"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     networks.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("net.")})

@@ -21,7 +21,12 @@ from tqdm.auto import tqdm
 from pasta_lib.choices import BadData
 from pasta_lib.seeds import gumbels, uniforms
 from pasta_lib.sessions import UNJUDGED, Sessions
-from pasta_lib.user_model import choice_log_probabilities, column_utility, posterior
+from pasta_lib.user_model import (
+    choice_log_probabilities,
+    column_utility,
+    posterior,
+    sum_by_person,
+)
 from pasta_lib.user_types import UserTypes
 
 
@@ -97,9 +102,12 @@ def fit_to_sessions(worth: ColumnWorth, sessions: Sessions) -> ColumnWorth:
     session more readily than of a pair of pictures. Two numbers, by Nelder and Mead's method.
     """
 
+    person = torch.as_tensor(np.unique(sessions.person, return_inverse=True)[1])
+
     def loss(numbers: np.ndarray) -> float:
         tried = replace(worth, log_tie=torch.tensor(numbers[0]), loyalty=float(numbers[1]))
         each = log_likelihoods(tried, sessions).sum(1)
+        each = sum_by_person(each, person, int(person.max()) + 1)
         return -float(posterior(tried.log_prior, each)[1].mean())
 
     start = np.array([float(worth.log_tie), worth.loyalty])
@@ -135,7 +143,9 @@ def log_likelihoods(worth: ColumnWorth, sessions: Sessions) -> Tensor:
     versus = torch.as_tensor(sessions.versus_last)
     which = torch.where(versus == 1, 0, torch.where(versus == -1, 1, 2))
     judgement = judgements.gather(0, which[None, ..., None].expand(1, -1, -1, worth.n_types))[0]
-    return pick + judgement.masked_fill((versus == UNJUDGED)[..., None], 0.0)
+    before = torch.as_tensor(sessions.standing()[:, :-1] >= 0)  # as the user model's data have it
+    judged = (versus != UNJUDGED) & (chosen >= 0) & before
+    return pick + judgement.masked_fill(~judged[..., None], 0.0)
 
 
 def _last_pick(chosen: Tensor, n_types: int) -> Tensor:
@@ -159,9 +169,9 @@ class SimulatedUsers:
 
     def values(self, sessions: Sessions, member: np.ndarray) -> np.ndarray:
         """R of each column of slates `[S, L]` for the one who sits there, `[S, L]`."""
-        kind = torch.as_tensor(self.kind[sessions.person])[:, None]
-        row = torch.as_tensor(self.worth.row[sessions.initial])[:, None]
-        return self.worth.table[row, torch.as_tensor(member), kind].numpy()
+        kind = torch.as_tensor(self.kind[sessions.person])[:, None, None]
+        utility = self.worth.of(sessions.initial, member)
+        return utility.gather(2, kind.expand(*member.shape, 1))[..., 0].numpy()
 
     def choose(self, sessions: Sessions, member: np.ndarray, values: np.ndarray) -> np.ndarray:
         """A column for each session, `[S]`; never NONE."""

@@ -1,14 +1,16 @@
 """Trajectories of simulated users on disk: shards of sessions, in the schema of the raters'.
 
-A shard is one agent's, agents taking turns; what a session holds hangs on its number and the seed
-alone. Each shard is written whole or not at all, so an interrupted run goes on with the next one:
-no session twice, none lost. A card beside them says how they were made.
+A shard is one agent's, agents taking turns; what a session holds hangs on its number, the seed and
+the agent. Each shard is written whole or not at all, so an interrupted run goes on with the next
+one: no session twice, none lost. A card beside them says how they were made.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from pasta_lib.datasets.pasta import bank_sessions, read_sessions, session_table
 from pasta_lib.datasets.rows import Account
 from pasta_lib.sessions import Agent, Sessions, begin, play
 from pasta_lib.simulator import ColumnWorth, draw_users
+from pasta_lib.world.weights import write_atomically
 
 CARD = "card.json"
 
@@ -56,7 +59,7 @@ def write_trajectories(
     card = dataclasses.asdict(config) | {
         "agents": list(agents),
         "source": "simulated: the user model's types play people; nobody was asked",
-        "types": [round(p, 6) for p in worth.log_prior.exp().tolist()],
+        "user model": _digest(worth),
     }
     path = folder / CARD
     if path.exists() and (found := json.loads(path.read_text())) != card:
@@ -65,7 +68,8 @@ def write_trajectories(
             f"{folder} holds trajectories that were made with other {', '.join(changed)}: remove "
             "it, or write to another folder."
         )
-    path.write_text(json.dumps(card, indent=1) + "\n")
+    if not path.exists():
+        write_atomically(path, json.dumps(card, indent=1).encode() + b"\n")
     users = draw_users(worth, config.sessions, config.seed)
     starts = range(0, config.sessions, config.shard)
     for i, start in enumerate(tqdm(starts, disable=not progress, unit="shard")):
@@ -80,7 +84,7 @@ def write_trajectories(
             sessions, source="simulated", agent=name, population=f"s{config.population}",
             model=config.model, began="2026-03-01",
         )  # fmt: skip
-        part = shard.with_suffix(".part")
+        part = shard.with_suffix(f".{os.getpid()}.part")  # several processes may be at it
         pq.write_table(table, part, compression="zstd")
         part.replace(shard)
 
@@ -95,10 +99,26 @@ def read_trajectories(folder: str | Path) -> Sessions:
         raise BadData(
             f"{folder} has {len(paths)} of {expected} shards: run what writes it again, it goes on."
         )
-    parts = [bank_sessions(read_sessions(path, Account()))[0] for path in paths]
+    parts = [_whole(path) for path in paths]
     whole = {
         f.name: np.concatenate([getattr(part, f.name) for part in parts])
         for f in dataclasses.fields(Sessions)
     }
     number = np.arange(len(whole["session"]))
     return Sessions(**whole | {"session": number, "person": number})
+
+
+def _whole(path: Path) -> Sessions:
+    account = Account()
+    sessions, left_out = bank_sessions(read_sessions(path, account))
+    if account.reasons or left_out:
+        raise BadData(f"{path.name} is not as it was written, remove it and go on: {account}")
+    return sessions
+
+
+def _digest(worth: ColumnWorth) -> str:
+    """Of all that decides how simulated users choose."""
+    digest = hashlib.sha256(f"{worth.loyalty:.6f} {float(worth.log_tie):.6f}".encode())
+    for part in (worth.table.numpy(), worth.row, worth.log_prior.numpy()):
+        digest.update(np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()

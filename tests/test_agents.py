@@ -10,12 +10,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import GPT2Config, GPT2Model, PreTrainedTokenizerFast
 
-from pasta_lib.agents import greedy, iql_agent, peeking, promising_slates
+from pasta_lib.agents import curious, greedy, iql_agent, peeking, promising_slates
 from pasta_lib.baselines import best_slate, untrained
 from pasta_lib.candidates import CATEGORY, propose, wordings
 from pasta_lib.histories import Reader, language_reader, transcripts
 from pasta_lib.iql import IQLConfig, Trained, new_networks, slate_statistics, train_iql
-from pasta_lib.sessions import NONE, begin, play
+from pasta_lib.sessions import NONE, Sessions, begin, play
 from pasta_lib.simulator import ColumnWorth, SimulatedUsers, belief
 from pasta_lib.text_worth import TextWorth, TextWorthConfig, fit_text_worth
 from pasta_lib.world import oracle, raters
@@ -69,6 +69,7 @@ def agents(reader):
     return {
         "greedy": greedy(reader),
         "noisy": greedy(reader, noise=1.0, seed=3),
+        "curious": curious(reader, weight=5.0),
         "additive": iql_agent(trained(False), reader),
         "slate-level": iql_agent(trained(True), reader),
         "peeking": peeking(reader.column_worth),
@@ -188,8 +189,60 @@ def test_histories_tell_what_happened_before_and_not_what_comes(reader, moment):
             flags = [sessions.versus_last[s, t] == v for v in (1, 0, -1)] + [picked == NONE, True]
             assert past[2 * F :].tolist() == [float(f) for f in flags]
     assert torch.allclose(history.left[0, :, 0], torch.tensor([1.0, 0.8, 0.6]))
-    first = reader.beliefs(sessions)[:, 0]
-    assert torch.allclose(first, reader.column_worth.log_prior.exp().float().expand(N, -1))
+    for t in range(3):
+        so_far = Sessions(**{k: v[:, :t] if v.ndim > 1 else v for k, v in vars(sessions).items()})
+        now = belief(reader.column_worth, so_far).float()
+        assert torch.allclose(history.belief[:, t], now, atol=1e-6)
+    assert not torch.allclose(history.belief[:, 1], history.belief[:, 2], atol=1e-2)
+
+
+def test_the_curious_agent_asks_where_it_knows_nothing(reader, moment):
+    """Against every slate it searched: expected utility, and what the pick would tell."""
+    sessions, candidates = moment
+    slate = curious(reader, weight=5.0)(sessions, candidates)
+    gamma = belief(reader.column_worth, sessions).float()
+    for s in range(0, N, 11):
+        one = sessions.select(np.array([s]))
+        words = (part[[s]][:, None] for part in (candidates.member, candidates.wording))
+        worth = reader.slates(one, *words).worth[0, 0]
+        slates = promising_slates((worth @ gamma[s])[None])[0]
+        statistics = slate_statistics(gamma[s], worth[slates])
+        score = statistics[:, 0] + 5.0 * 0.4 * statistics[:, 2]  # two of five turns to come after
+        assert set(slate[s]) == set(slates[score.argmax()].tolist())
+
+
+def test_a_critic_learns_from_the_turns_of_its_sessions(reader, monkeypatch):
+    """Rewards, slates and beliefs of a batch are of the same sessions and turns; before training
+    an agent is the greedy one, whichever its critic."""
+    users = SimulatedUsers(reader.column_worth, np.arange(N) % K, 0)
+    sessions = play(started(), untrained(1), users, 0)
+    reward = np.arange(N * 5.0).reshape(N, 5)
+    seen = {}
+
+    def stub(value, critics, batch, n, **more):
+        seen["batch"], seen["n"] = batch(torch.tensor([7, 3])), n
+        return Trained(critics.requires_grad_(False), value, [])
+
+    monkeypatch.setattr("pasta_lib.iql.learn", stub)
+    fresh = {
+        level: train_iql(sessions, reward, reader, seed=0, config=IQLConfig(slate_level=level))
+        for level in (False, True)
+    }
+    history, slates, got = seen["batch"]
+    expected = torch.tensor(reward[[7, 3]] - reward.mean()).float()
+    assert seen["n"] == N and torch.allclose(got, expected)
+    some = sessions.select(np.array([7, 3]))
+    assert torch.equal(slates.text, reader.texts(some.member, some.wording))
+    assert torch.allclose(history.belief, reader.beliefs(some))
+    begun = started()
+    offered = propose(begun.initial, *begun.current(), np.zeros((N, 0), int), begun.session, 0)
+    for new in fresh.values():
+        same = np.sort(iql_agent(new, reader)(begun, offered), 1)
+        assert (same == np.sort(greedy(reader)(begun, offered), 1)).all()
+    every = reader.slates(sessions, sessions.member, sessions.wording)
+    statistics = slate_statistics(reader.beliefs(sessions)[:, :-1], every.worth).flatten(0, 1)
+    assert torch.allclose(fresh[True].critics[0].usual, statistics.mean(0), atol=1e-5)
+    assert torch.allclose(fresh[True].critics[0].spread, statistics.std(0).clamp(min=1e-3))
 
 
 @pytest.fixture(scope="module")

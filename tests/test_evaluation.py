@@ -85,6 +85,19 @@ def test_a_crossed_interval_covers_as_often_as_it_says():
     assert (covered[1:] / 400 < 0.88).all()
 
 
+def test_an_interval_where_half_of_all_sessions_share_a_few_prompts(stage):
+    """On the layout of the real stage, where prompts have an effect of their own."""
+    rng, prompt = np.random.default_rng(3), np.unique(stage.initial, return_inverse=True)[1]
+    covered = 0
+    for _ in range(500):
+        values = 0.3 * rng.normal(size=prompt.max() + 1)[prompt] + rng.normal(size=len(prompt))
+        found = crossed_interval(values, np.arange(len(prompt)), prompt)
+        covered += found["low"] < 0 < found["high"]
+    assert 0.91 < covered / 500 < 0.98
+    with pytest.raises(ValueError, match="one prompt"):
+        crossed_interval(values, np.arange(len(prompt)), np.zeros(len(prompt)))
+
+
 def test_everybody_once_and_every_prompt_once_is_the_plain_interval():
     values = np.random.default_rng(2).normal(size=300)
     found = crossed_interval(values, np.arange(300), np.arange(300))

@@ -42,6 +42,10 @@ def test_a_good_answer_is_taken_as_it_is():
         (changed(style=["a", "b", "c", "d", 5]), "found '5'"),
         (changed(style=["a", "b", "c", "d", "x" * 301]), "1 to 300 characters"),
         (changed(style=["a", "b", "c", "d", "A "]), "comes twice"),
+        (changed(style=["a", "b", "c", "d", "\ud800"]), "1 to 300 characters"),
+        (ANSWER[:-1] + ', "style": []}', "a key comes twice"),
+        ("[" * 200_000, "no JSON"),
+        ("1" * 5000, "no JSON"),
         (changed(style=["a", "b", "c", "d", "Creative number 0 of a fox"]), "comes twice"),
     ],
 )
@@ -67,6 +71,12 @@ def test_one_repair_and_no_more():
     with pytest.raises(BadExpansions, match=r"First: it is no JSON.*Then: expected a list of 5"):
         expand(ask, "a fox")
     assert len(ask.requests) == 2
+
+
+def test_a_pick_that_is_no_text_is_refused():
+    for chosen in (-1, 4):
+        with pytest.raises(ValueError, match=f"Turn 1: {chosen} is no text of a slate of 4"):
+            expand(Scripted(ANSWER), "a fox", [(["w", "x", "y", "z"], chosen)])
 
 
 def test_the_request_tells_the_whole_history():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from pasta_lib.choices import BadData
 from pasta_lib.iql import (
     IQLConfig,
     expectile_loss,
@@ -101,6 +102,39 @@ def test_under_softmax_choice_the_additive_form_is_biased_and_a_free_one_is_not(
     additive = solved(batch, n, 0.999).value.table
     assert torch.allclose(free[:TURNS], exact[:TURNS], rtol=0.02)
     assert (additive - exact)[0].abs().max() > 2 * (free - exact)[0].abs().max()
+
+
+def test_one_step_by_hand():
+    """V goes towards the lower of two target critics, both critics towards r + V(h')."""
+    critics, value = nn.ModuleList([Additive(), Additive()]), Table()
+    with torch.no_grad():
+        critics[0].table.fill_(5.0)
+        critics[1].table.fill_(1.0)
+        value.table.fill_(2.0)
+    states, slates = torch.zeros(4, TURNS + 1, dtype=torch.long), torch.zeros(4, TURNS, dtype=int)
+    config = IQLConfig(steps=1, batch=4, learning_rate=0.01, weight_decay=0.0)
+    learn(value, critics, lambda rows: (states, slates, torch.ones(4, TURNS)), 4, seed=0,
+          config=config, progress=False)  # fmt: skip
+    assert (value.table[:TURNS, 0] < 2).all()  # 1 is lower than 2; the mean, or 5, is not
+    goal = torch.tensor([3.0, 3.0, 1.0])  # r + V, but for the last turn
+    for critic, was in zip(critics, (5.0, 1.0), strict=True):
+        moved = critic.table[torch.arange(TURNS), 0, 0] - was
+        assert (moved.sign() == (goal - was).sign()).all()
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path):
+    batch, n, _ = slate_mdp()
+    config = IQLConfig(steps=100, batch=16)
+    path = tmp_path / "c.safetensors"
+
+    def run(seed=0, config=config):
+        critics = nn.ModuleList([Additive(), Additive()])
+        learn(Table(), critics, batch, n, seed=seed, config=config, checkpoint=path, progress=False)
+
+    run()
+    for other in ({"seed": 1}, {"config": replace(config, expectile=0.9)}):
+        with pytest.raises(BadData, match="another training"):
+            run(**other)
 
 
 def test_the_minimum_of_the_expectile_loss():

@@ -163,6 +163,8 @@ def test_sessions_come_back_from_a_file(played, tmp_path):
     ("column", "value", "message"),
     [
         ("images", [["m99999_0"] * 4] * 4, "another bank.*m99999_0"),
+        ("images", [[f"m00001_{i}" for i in (0, 1, 3, 2)]] * 4, "row 7, column 0: expected the 4"),
+        ("category", ["surprise"] * 4, "'surprise'"),
         ("slate", ["a fox on the moon", "b", "c", "d"], "row 7, column 0: 'a fox on the moon'"),
         ("initial_prompt", "a fox on the moon", "row 5: 'a fox on the moon' is no initial prompt"),
     ],

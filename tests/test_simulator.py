@@ -70,6 +70,7 @@ def random_sessions(initial, n=200, turns=5, seed=1):
     chosen = rng.integers(-1, 4, size=(n, turns))
     seen = np.cumsum(chosen != NONE, 1) - (chosen != NONE) > 0
     versus = np.where((chosen != NONE) & seen, rng.integers(-1, 2, size=(n, turns)), UNJUDGED)
+    versus[:9] = -1  # also where nothing was picked, which tells nothing
     return Sessions(np.arange(n), np.arange(n), rng.choice(initial, n), member,
                     np.zeros_like(member), np.zeros_like(member), chosen, versus)  # fmt: skip
 
@@ -93,7 +94,9 @@ def test_a_belief_is_the_posterior_of_the_same_picks_and_judgements(made):
     picks = some_choices(pictures, prompts, sessions.member[s, t], row[s], person=s,
                          target=sessions.chosen[s, t])  # fmt: skip
     picked = np.take_along_axis(sessions.member, sessions.chosen[..., None], 2)[..., 0]
-    s, t = np.nonzero(sessions.versus_last != UNJUDGED)
+    before = np.cumsum(sessions.chosen != NONE, 1) - (sessions.chosen != NONE) > 0
+    told = (sessions.versus_last != UNJUDGED) & (sessions.chosen != NONE) & before
+    s, t = np.nonzero(told)
     last = [max(u for u in range(b) if sessions.chosen[a, u] != NONE) for a, b in zip(s, t)]  # noqa: B905
     versus = sessions.versus_last[s, t]
     judgements = some_choices(
@@ -200,3 +203,6 @@ def test_a_prompt_that_was_not_foreseen_is_named(made):
     *_, worth = made
     with pytest.raises(BadData, match="Session 1 begins with member 4"):
         worth.of(np.array([3, 4]), np.zeros((2, 4), int))
+    users = SimulatedUsers(worth, np.zeros(2, int), 0)
+    with pytest.raises(BadData, match="Session 0 begins with member 4"):
+        play(begin(np.arange(2), np.arange(2), np.array([4, 3])), untrained(0), users, 0)

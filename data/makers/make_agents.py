@@ -35,7 +35,7 @@ from pasta_lib.evaluation import (
 )
 from pasta_lib.histories import Reader
 from pasta_lib.iql import IQLConfig, save_trained, train_iql
-from pasta_lib.sessions import Agent, Sessions
+from pasta_lib.sessions import UNJUDGED, Agent, Sessions
 from pasta_lib.simulator import ColumnWorth, fit_to_sessions, log_likelihoods
 from pasta_lib.text_worth import TextWorth, fit_text_worth
 from pasta_lib.trajectories import TrajectoryConfig, read_trajectories, write_trajectories
@@ -293,8 +293,8 @@ def summary(plays: list[Played], base: dict, stage: Stage, abstract: np.ndarray)
         "seeds": len(plays),
         "utility": [interval(utility[..., t]) for t in range(utility.shape[2])],
         "summed": interval(utility.sum(2)),
-        "versus": {str(v): [float(np.mean([(p.versus[:, t] == v).mean() for p in plays]))
-                            for t in range(1, utility.shape[2])] for v in (1, 0, -1)},
+        "versus": {str(v): [shares(plays, t, v) for t in range(1, utility.shape[2])]
+                   for v in (1, 0, -1, UNJUDGED)},
     }  # fmt: skip
     for other in ("untrained", "history_baseline", "greedy_one_type", "greedy", "oracle"):
         if other in base:
@@ -303,6 +303,12 @@ def summary(plays: list[Played], base: dict, stage: Stage, abstract: np.ndarray)
     out["wins_concrete"] = against("untrained", ~abstract)
     out["wins_best_column"] = against("untrained", best=True)
     return out
+
+
+def shares(plays: list[Played], turn: int, verdict: int) -> float:
+    """Of judged sessions; of all, the unjudged."""
+    said = np.stack([p.versus[:, turn] for p in plays])
+    return float((said == verdict).sum() / ((said != UNJUDGED) | (verdict == UNJUDGED)).sum())
 
 
 def _rounded(value):

@@ -133,16 +133,16 @@ def session_table(
     return pa.table(columns)
 
 
-def bank_sessions(turns: Turns, turns_each: int = TURNS) -> tuple[Sessions, int]:
+def bank_sessions(turns: Turns) -> tuple[Sessions, int]:
     """Sessions over the image bank, as arrays again; and how many were left out, since they ended
-    before `turns_each` turns.
+    before `TURNS` turns.
 
     The inverse of `session_table`; people are numbered in the order of `np.unique(person_id)`.
     Raises `BadData`, naming the row, for a file from another bank: a picture or a text that this
     one does not know.
     """
     frame = turns.frame
-    whole = (frame.groupby("session_id")["turn"].transform("max") == turns_each).to_numpy()
+    whole = (frame.groupby("session_id")["turn"].transform("max") == TURNS).to_numpy()
     left_out = int(frame["session_id"][~whole].nunique())
     turns = turns.select(whole)
     frame, words = turns.frame, wordings()
@@ -151,6 +151,16 @@ def bank_sessions(turns: Turns, turns_each: int = TURNS) -> tuple[Sessions, int]
     except ValueError as error:
         raise BadData(f"{turns.source} is from another bank than today's: {error}") from error
     member = pictures[:, :, 0] // PICTURES
+    strange = (pictures != member[..., None] * PICTURES + np.arange(pictures.shape[2])).any(2)
+    kind = pd.Index(CATEGORIES).get_indexer(turns.category.ravel()).reshape(member.shape)
+    strange |= (pictures.shape[2] != PICTURES) | (kind < 0)
+    if strange.any():
+        row, column = np.argwhere(strange)[0]
+        raise BadData(
+            f"{turns.source}, row {frame['row'].iloc[row]}, column {column}: expected the "
+            f"{PICTURES} pictures of one scene and a category of {CATEGORIES}, found "
+            f"{turns.images[row, column].tolist()} and {turns.category[row, column]!r}."
+        )
     said = words[member] == turns.slate[..., None]  # [N, L, 6]
     if (strange := ~said.any(2)).any():
         row, column = np.argwhere(strange)[0]
@@ -166,10 +176,10 @@ def bank_sessions(turns: Turns, turns_each: int = TURNS) -> tuple[Sessions, int]
             f"{turns.source}, row {frame['row'].iloc[row]}: {frame['initial_prompt'].iloc[row]!r} "
             "is no initial prompt of today's bank."
         )
-    n = len(frame) // turns_each
+    n = len(frame) // TURNS
 
     def by_turn(values: np.ndarray) -> np.ndarray:
-        return np.array(values.reshape(n, turns_each, *values.shape[1:]))
+        return np.array(values.reshape(n, TURNS, *values.shape[1:]))
 
     versus = frame["versus"].fillna(UNJUDGED).to_numpy(int)
     return Sessions(
@@ -178,9 +188,7 @@ def bank_sessions(turns: Turns, turns_each: int = TURNS) -> tuple[Sessions, int]
         initial=by_turn(initial)[:, 0],
         member=by_turn(member),
         wording=by_turn(said.argmax(2)),
-        category=by_turn(
-            pd.Index(CATEGORIES).get_indexer(turns.category.ravel()).reshape(turns.slate.shape)
-        ),
+        category=by_turn(kind),
         chosen=by_turn(frame["chosen"].to_numpy()),
         versus_last=by_turn(versus),
     ), left_out  # fmt: skip
