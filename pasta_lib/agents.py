@@ -20,7 +20,7 @@ from pasta_lib.histories import Reader, Slates
 from pasta_lib.iql import Trained, slate_statistics
 from pasta_lib.seeds import gumbels
 from pasta_lib.sessions import SLATE, TURNS, Agent, Sessions
-from pasta_lib.simulator import ColumnWorth, belief
+from pasta_lib.simulator import ColumnWorth, beliefs
 
 SEARCHED = 3  # best candidates of each category that a slate-level critic compares in all slates
 AT_ONCE = 500  # sessions: 405 slates of each take 100 MB
@@ -35,9 +35,8 @@ def greedy(reader: Reader, noise: float = 0.0, seed: int = 0) -> Agent:
 
     def agent(sessions: Sessions, candidates: Candidates) -> np.ndarray:
         score = (_texts(reader, sessions, candidates).worth[:, 0]
-                 * belief(reader.column_worth, sessions)[:, None]).sum(-1).numpy()  # fmt: skip
-        keys = [sessions.session, np.full(len(score), sessions.turns)]
-        return best_slate(score + noise * gumbels(seed, "explore", keys, score.shape[1]))
+                 * beliefs(reader.column_worth, sessions)[:, -1:]).sum(-1).numpy()  # fmt: skip
+        return best_slate(score + noise * _explore(seed, sessions))
 
     return agent
 
@@ -51,10 +50,9 @@ def curious(reader: Reader, weight: float = 3.0, noise: float = 0.0, seed: int =
 
     def some(sessions: Sessions, candidates: Candidates) -> np.ndarray:
         texts = _texts(reader, sessions, candidates)
-        gamma = belief(reader.column_worth, sessions).float()
-        keys = [sessions.session, np.full(len(gamma), sessions.turns)]
-        noises = noise * gumbels(seed, "explore", keys, len(CATEGORY))
-        score = (texts.worth[:, 0] * gamma[:, None]).sum(-1) + torch.as_tensor(noises).float()
+        gamma = beliefs(reader.column_worth, sessions)[:, -1]
+        score = (texts.worth[:, 0] * gamma[:, None]).sum(-1)
+        score = score + noise * torch.as_tensor(_explore(seed, sessions)).float()
         slates = promising_slates(score)
         row = torch.arange(len(score))[:, None, None]
         information = slate_statistics(gamma[:, None], texts.worth[:, 0][row, slates])[..., 2]
@@ -71,7 +69,7 @@ def peeking(worth: ColumnWorth) -> Agent:
 
     def agent(sessions: Sessions, candidates: Candidates) -> np.ndarray:
         columns = worth.of(sessions.initial, candidates.member)
-        return best_slate((columns * belief(worth, sessions)[:, None]).sum(-1).numpy())
+        return best_slate((columns * beliefs(worth, sessions)[:, -1:]).sum(-1).numpy())
 
     return agent
 
@@ -85,7 +83,7 @@ def iql_agent(trained: Trained, reader: Reader) -> Agent:
 
     @torch.no_grad()
     def some(sessions: Sessions, candidates: Candidates) -> np.ndarray:
-        history = reader.history(sessions, reader.beliefs(sessions))
+        history = reader.history(sessions, beliefs(reader.column_worth, sessions))
         texts = _texts(reader, sessions, candidates)
         states = [critic.encoder(history)[:, -1:] for critic in trained.critics]
         both = list(zip(trained.critics, states, strict=True))
@@ -113,6 +111,11 @@ def _in_parts(agent: Agent) -> Agent:
         ])  # fmt: skip
 
     return in_parts
+
+
+def _explore(seed: int, sessions: Sessions) -> np.ndarray:
+    """Standard Gumbel noise for each of the 25 candidates, `[S, 25]`."""
+    return gumbels(seed, "explore", sessions.occasion, len(CATEGORY))
 
 
 def _texts(reader: Reader, sessions: Sessions, candidates: Candidates) -> Slates:

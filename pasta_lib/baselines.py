@@ -15,8 +15,7 @@ def untrained(seed: int) -> Agent:
     """One random candidate from each of four random categories."""
 
     def agent(sessions: Sessions, candidates: Candidates) -> np.ndarray:
-        keys = [sessions.session, np.full(len(sessions.session), sessions.turns)]
-        chance = uniforms(seed, "untrained", keys, 2 * len(CATEGORIES))
+        chance = uniforms(seed, "untrained", sessions.occasion, 2 * len(CATEGORIES))
         category = np.argsort(chance[:, : len(CATEGORIES)], 1)[:, :SLATE]
         one = (chance[:, -SLATE:] * EACH).astype(np.int64)
         return category * EACH + one
@@ -40,9 +39,8 @@ def alike(text_embeddings: np.ndarray, seed: int) -> Agent:
         past = text_embeddings[sessions.member, sessions.wording]
         direction = np.einsum("stl,stld->sd", for_ - against, past)
         text = text_embeddings[candidates.member, candidates.wording]
-        keys = [sessions.session, np.full(len(text), sessions.turns)]
         score = np.einsum("scd,sd->sc", text, direction)
-        score += 1e-6 * uniforms(seed, "alike", keys, score.shape[1])
+        score += 1e-6 * uniforms(seed, "alike", sessions.occasion, score.shape[1])
         return best_slate(score)
 
     return agent

@@ -26,6 +26,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from pasta_lib.choices import ChoiceData
+from pasta_lib.concepts import called_for
 from pasta_lib.em import EMConfig, fit_user_types
 from pasta_lib.em_steps import cut
 from pasta_lib.panel import Panel
@@ -72,7 +73,7 @@ class ClipUtility(nn.Module):
         i, shown = image.tensor_split([self.width], -1)
         t, asked = text.tensor_split([self.width], -1)
         c = shown / self.unit()
-        q = (asked / self.usual).clamp(min=1).log() / 3
+        q = called_for(asked, self.usual)
         both = nn.functional.gelu(c @ self.together + self.together_bias)
         common = (i * (self.scale() * t)).sum(-1) + (c * (q @ self.called @ self.calls_for)).sum(-1)
         own = c @ self.likes.T + both @ self.likes_together.T + (c * q) @ self.insists.T

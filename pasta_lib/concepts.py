@@ -111,6 +111,12 @@ def fit_concepts(
     return concepts.requires_grad_(False)
 
 
+def called_for(asked: Tensor, usual: Tensor) -> Tensor:
+    """q = max(0, log(P(asked) / usual)) / 3: by how much more than usual prompts call for concepts,
+    `[..., V]`. Positive pointwise mutual information (Church and Hanks 1990)."""
+    return (asked / usual).clamp(min=1).log() / 3
+
+
 def _check(vectors: Tensor, labels: Tensor) -> None:
     if labels.shape[:-1] != vectors.shape[:-1]:
         raise BadData(f"{len(vectors)} vectors, but labels for {len(labels)}: one row for each.")

@@ -16,10 +16,9 @@ import numpy as np
 from scipy.special import expit
 from scipy.stats import t as student
 
-from pasta_lib.seeds import uniforms
 from pasta_lib.sessions import Agent, begin, play
 from pasta_lib.world import raters
-from pasta_lib.world.people import Law, Population, draw_population
+from pasta_lib.world.people import Law, draw_population
 from pasta_lib.world.raters import Crowd
 
 HELD_OUT_PEOPLE = 1000  # seeds of people drawn for evaluation alone begin here
@@ -39,15 +38,14 @@ class Stage:
         return self.crowd.people.steadiness[self.person]
 
 
-def held_out_stage(law: Law, x: np.ndarray, population: int, n: int, seed: int = 0) -> Stage:
+def held_out_stage(law: Law, x: np.ndarray, population: int, n: int) -> Stage:
     """`n` people of a population's law whom no model and no file has seen, each before one of the
     initial prompts that its raters' models were not taught; half of the prompts are ideas."""
-    people = draw_population(law, n, HELD_OUT_PEOPLE + 100 * seed + population)
-    prompts = raters.initial_prompts(population)
-    held_out = raters.held_out_prompts(population)[prompts]
-    chance = uniforms(seed + HELD_OUT_PEOPLE, "held-out stage", [np.arange(n)], 2)
-    initial = raters.drawn(prompts[held_out], chance)
-    return Stage(Crowd(people, x, HELD_OUT_PEOPLE + seed), np.arange(n), initial)
+    people = draw_population(law, n, HELD_OUT_PEOPLE + population)
+    initial = raters.prompts_for(
+        np.ones(n, bool), raters.initial_prompts(population), population, "held-out stage"
+    )
+    return Stage(Crowd(people, x, HELD_OUT_PEOPLE), np.arange(n), initial)
 
 
 def validation_stage(law: Law, x: np.ndarray, population: int) -> Stage:
@@ -55,12 +53,12 @@ def validation_stage(law: Law, x: np.ndarray, population: int) -> Stage:
     prompts that are not held out."""
     people = draw_population(law, raters.PEOPLE, population)
     mine = np.flatnonzero(raters.split_of(np.arange(raters.PEOPLE)) == "validation")
-    some = Population(**{k: v[mine] for k, v in vars(people).items()})
-    pool = raters.initial_prompts(population)
-    pool = pool[~raters.held_out_prompts(population)[pool]]
-    chance = uniforms(HELD_OUT_PEOPLE, "validation stage", [np.arange(2 * len(mine))], 2)
-    person = np.tile(np.arange(len(mine)), 2)
-    return Stage(Crowd(some, x, HELD_OUT_PEOPLE), person, raters.drawn(pool, chance))
+    person = np.tile(mine, 2)
+    initial = raters.prompts_for(
+        np.zeros(len(person), bool), raters.initial_prompts(population), population,
+        "validation stage",
+    )  # fmt: skip
+    return Stage(Crowd(people, x, HELD_OUT_PEOPLE), person, initial)
 
 
 @dataclass(frozen=True)
@@ -77,10 +75,10 @@ class Played:
         return self.value.mean(2)
 
 
-def perform(agent: Agent, stage: Stage, seed: int = 0) -> Played:
+def perform(agent: Agent, stage: Stage) -> Played:
     """An agent before everybody."""
     sessions = begin(np.arange(len(stage.person)), stage.person, stage.initial)
-    out = play(sessions, agent, stage.crowd, HELD_OUT_PEOPLE + seed)
+    out = play(sessions, agent, stage.crowd, HELD_OUT_PEOPLE)
     value = [stage.crowd.values(sessions, out.member[:, t]) for t in range(out.turns)]
     return Played(np.stack(value, 1), out.versus_last)
 

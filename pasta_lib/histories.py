@@ -16,9 +16,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from pasta_lib.candidates import wordings
 from pasta_lib.sessions import NONE, SLATE, TURNS, Sessions
-from pasta_lib.simulator import ColumnWorth, log_likelihoods
+from pasta_lib.simulator import ColumnWorth
 from pasta_lib.text_worth import TextWorth
-from pasta_lib.user_model import posterior
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,8 @@ class History:
     `prompt` `[B, F]`, features of the initial prompt; `past` `[B, T + 1, W]`, what the turn before
     brought: features of the pick and mean ones of what was passed over, better, same, worse, none
     of these, and a one (all zero before the first turn; W = 2 F + 5), or a language model's
-    embedding of all that was said so far; `left` `[B, T + 1, 1]`, the share of
-    turns to come; `belief` `[B, T + 1, K]`, the posterior over types.
+    embedding of all that was said so far; `left` `[B, T + 1, 1]`, the share of turns to come;
+    `belief` `[B, T + 1, K]`, the posterior over types.
     """
 
     prompt: Tensor
@@ -60,14 +59,8 @@ class Reader:
     column_worth: ColumnWorth
     embed: Callable[[list[str]], Tensor] | None = None
 
-    def beliefs(self, sessions: Sessions) -> Tensor:
-        """γ before each turn and after the last, float32 `[S, T + 1, K]`."""
-        each = log_likelihoods(self.column_worth, sessions)
-        total = nn.functional.pad(each.cumsum(1), (0, 0, 1, 0))
-        return posterior(self.column_worth.log_prior, total)[0].float()
-
     def history(self, sessions: Sessions, belief: Tensor) -> History:
-        """Of S sessions whose `beliefs` were worked out."""
+        """Of S sessions, and their `simulator.beliefs`."""
         turns = sessions.turns
         if self.embed:
             past = self.embed(transcripts(sessions)).unflatten(0, (-1, turns + 1))

@@ -30,6 +30,7 @@ from tqdm.auto import tqdm
 from pasta_lib.choices import BadData
 from pasta_lib.histories import History, Reader, Slates
 from pasta_lib.sessions import Sessions
+from pasta_lib.simulator import beliefs
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def train_iql(
     The reward is the slate's utility as the user model sees it, from which the mean is taken: that
     leaves the best slates the same. See `learn` for `checkpoint`.
     """
-    belief = reader.beliefs(sessions)
+    belief = beliefs(reader.column_worth, sessions)
     one = reader.history(sessions.select(np.arange(1)), belief[:1])
     sizes = one.prompt.shape[-1], one.past.shape[-1], belief.shape[-1]
     value, critics = new_networks(*sizes, config, seed)

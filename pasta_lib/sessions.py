@@ -5,7 +5,7 @@ whether it is better or worse than the last pick. What is picked becomes the pro
 next candidates are made; after "none of these" the old one stays.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -40,26 +40,32 @@ class Sessions:
     def turns(self) -> int:
         return self.chosen.shape[1]
 
-    def current(self) -> tuple[np.ndarray, np.ndarray]:
-        """Member and wording `[S]` of the prompt that stands now: the last pick, or the initial."""
-        member, wording = self.initial, np.zeros_like(self.initial)
-        for turn in range(self.turns):
-            picked, rows = self.chosen[:, turn], np.arange(len(member))
-            none = picked == NONE
-            member = np.where(none, member, self.member[rows, turn, picked])
-            wording = np.where(none, wording, self.wording[rows, turn, picked])
-        return member, wording
+    @property
+    def occasion(self) -> list[np.ndarray]:
+        """Names the coming turn of each session, for `seeds`: its number, and which turn."""
+        return [self.session, np.full(len(self.session), self.turns)]
+
+    def last_pick(self) -> np.ndarray:
+        """The turn (from 0) of the last pick before each turn and now, `[S, T + 1]`; -1: none."""
+        turn = np.where(self.chosen == NONE, -1, np.arange(self.turns))
+        return np.maximum.accumulate(np.pad(turn, ((0, 0), (1, 0)), constant_values=-1), 1)
 
     def standing(self) -> np.ndarray:
-        """The member that was picked last, before each turn and now, `[S, T + 1]`; -1 where nothing
-        was picked yet."""
-        out = np.full((len(self.chosen), self.turns + 1), -1)
-        rows = np.arange(len(out))
-        for turn in range(self.turns):
-            picked = self.chosen[:, turn]
-            new = self.member[rows, turn, picked]
-            out[:, turn + 1] = np.where(picked == NONE, out[:, turn], new)
-        return out
+        """The member that was picked last, before each turn and now, `[S, T + 1]`; -1: none."""
+        return self._of_last_pick(self.member, self.last_pick(), -1)
+
+    def current(self) -> tuple[np.ndarray, np.ndarray]:
+        """Member and wording `[S]` of the prompt that stands now: the last pick, or the initial."""
+        now = self.last_pick()[:, -1:]
+        member = self._of_last_pick(self.member, now, self.initial[:, None])
+        return member[:, 0], self._of_last_pick(self.wording, now, 0)[:, 0]
+
+    def _of_last_pick(self, shown: np.ndarray, turn: np.ndarray, nothing) -> np.ndarray:
+        """What of slates' `shown` `[S, T, 4]` was picked in turns `[S, N]`; -1: `nothing`."""
+        if not self.turns:
+            return np.broadcast_to(nothing, turn.shape)
+        rows = np.arange(len(turn))[:, None]
+        return np.where(turn < 0, nothing, shown[rows, turn, self.chosen[rows, turn]])
 
     def select(self, rows: np.ndarray) -> "Sessions":
         """Only some sessions, by an index or a mask."""
@@ -86,6 +92,12 @@ def begin(session: np.ndarray, person: np.ndarray, initial: np.ndarray) -> Sessi
     n = len(session)
     empty, slates = np.zeros((n, 0), np.int64), np.zeros((n, 0, SLATE), np.int64)
     return Sessions(session, person, initial, slates, slates, slates, empty, empty)
+
+
+def joined(parts: Sequence[Sessions]) -> Sessions:
+    """One after the other."""
+    names = [f.name for f in fields(Sessions)]
+    return Sessions(**{k: np.concatenate([getattr(part, k) for part in parts]) for k in names})
 
 
 def play(sessions: Sessions, agent: Agent, user, seed: int, turns: int = TURNS) -> Sessions:

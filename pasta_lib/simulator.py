@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from scipy.optimize import minimize
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pasta_lib.choices import BadData
@@ -102,13 +102,9 @@ def fit_to_sessions(worth: ColumnWorth, sessions: Sessions) -> ColumnWorth:
     session more readily than of a pair of pictures. Two numbers, by Nelder and Mead's method.
     """
 
-    person = torch.as_tensor(np.unique(sessions.person, return_inverse=True)[1])
-
     def loss(numbers: np.ndarray) -> float:
-        tried = replace(worth, log_tie=torch.tensor(numbers[0]), loyalty=float(numbers[1]))
-        each = log_likelihoods(tried, sessions).sum(1)
-        each = sum_by_person(each, person, int(person.max()) + 1)
-        return -float(posterior(tried.log_prior, each)[1].mean())
+        tried = replace(worth, log_tie=torch.tensor(numbers[0]).float(), loyalty=float(numbers[1]))
+        return -float(_posterior_of_people(tried, sessions)[1].mean())
 
     start = np.array([float(worth.log_tie), worth.loyalty])
     simplex = start + np.array([[0, 0], [0.3, 0], [0, 0.3]])
@@ -117,43 +113,53 @@ def fit_to_sessions(worth: ColumnWorth, sessions: Sessions) -> ColumnWorth:
     return replace(worth, log_tie=torch.tensor(log_tie).float(), loyalty=float(loyalty))
 
 
-def belief(worth: ColumnWorth, sessions: Sessions) -> Tensor:
-    """γ `[S, K]`: the posterior over types, from the picks and judgements of each session so far.
+def expected_utility(worth: ColumnWorth, sessions: Sessions) -> np.ndarray:
+    """Of every slate `[S, T]`, the mean of its columns: its utility to who sat there, as the
+    posterior from all of the person's sessions sees them. The reward of agents."""
+    gamma = _posterior_of_people(worth, sessions)[0].float()
+    columns = worth.of(sessions.initial, sessions.member)
+    return torch.einsum("stlk,sk->stl", columns, gamma).mean(2).numpy()
 
-    PASTA's E-step; a person begins as the prior.
-    """
-    return posterior(worth.log_prior, log_likelihoods(worth, sessions).sum(1))[0]
+
+def _posterior_of_people(worth: ColumnWorth, sessions: Sessions) -> tuple[Tensor, Tensor]:
+    """γ of each session's person `[S, K]`, from everything they did; people's evidence `[U]`."""
+    each = log_likelihoods(worth, sessions).sum(1)
+    ids, person = np.unique(sessions.person, return_inverse=True)
+    person = torch.as_tensor(person)
+    gamma, evidence = posterior(worth.log_prior, sum_by_person(each, person, len(ids)))
+    return gamma[person], evidence
+
+
+def beliefs(worth: ColumnWorth, sessions: Sessions) -> Tensor:
+    """γ before each turn and now, float32 `[S, T + 1, K]`: the posterior over types, from the picks
+    and judgements of each session so far. PASTA's E-step; a person begins as the prior."""
+    total = log_likelihoods(worth, sessions).cumsum(1)
+    return posterior(worth.log_prior, nn.functional.pad(total, (0, 0, 1, 0)))[0].float()
+
+
+def pick_utilities(worth: ColumnWorth, sessions: Sessions) -> Tensor:
+    """What columns are worth when one is picked, loyalty included: float64 `[S, T, L, K]`."""
+    again = torch.as_tensor(sessions.member == sessions.standing()[:, :-1, None])
+    utility = worth.of(sessions.initial, sessions.member).double()
+    return utility + worth.loyalty * again[..., None]
 
 
 def log_likelihoods(worth: ColumnWorth, sessions: Sessions) -> Tensor:
     """log P(pick and judgement | k) of each turn, float64 `[S, T, K]`."""
-    n, turns = sessions.chosen.shape
-    if not turns:
-        return torch.zeros(n, 0, worth.n_types, dtype=torch.float64)
-    utility = worth.of(sessions.initial, sessions.member).double()  # [S, T, L, K]
-    chosen = torch.as_tensor(sessions.chosen)
+    chosen, stood = torch.as_tensor(sessions.chosen), sessions.standing()
     index = chosen.clamp(min=0)[..., None, None].expand(-1, -1, 1, worth.n_types)
-    again = torch.as_tensor(sessions.member == sessions.standing()[:, :-1, None])
-    seen = utility + worth.loyalty * again[..., None]
-    picks = choice_log_probabilities(seen.permute(2, 0, 1, 3)).permute(1, 2, 0, 3)
+    seen = pick_utilities(worth, sessions).permute(2, 0, 1, 3)
+    picks = choice_log_probabilities(seen).permute(1, 2, 0, 3)
     pick = picks.gather(2, index)[:, :, 0].masked_fill((chosen < 0)[..., None], 0.0)
-    value = utility.gather(2, index)[:, :, 0]
-    both = torch.stack([value, value.gather(1, _last_pick(chosen, worth.n_types))])
+    value = worth.of(sessions.initial, stood.clip(0)).double()  # of the last pick, [S, T + 1, K]
+    both = torch.stack([value[:, 1:], value[:, :-1]])
     judgements = choice_log_probabilities(both, worth.log_tie.double())  # better, worse, same
     versus = torch.as_tensor(sessions.versus_last)
     which = torch.where(versus == 1, 0, torch.where(versus == -1, 1, 2))
     judgement = judgements.gather(0, which[None, ..., None].expand(1, -1, -1, worth.n_types))[0]
-    before = torch.as_tensor(sessions.standing()[:, :-1] >= 0)  # as the user model's data have it
+    before = torch.as_tensor(stood[:, :-1] >= 0)  # without a pick, now or before: nothing is judged
     judged = (versus != UNJUDGED) & (chosen >= 0) & before
     return pick + judgement.masked_fill(~judged[..., None], 0.0)
-
-
-def _last_pick(chosen: Tensor, n_types: int) -> Tensor:
-    """The turn in which something was last picked before each turn, 0 if never: `[S, T, K]`."""
-    turn = torch.arange(chosen.shape[1]).expand_as(chosen).masked_fill(chosen < 0, 0)
-    last = turn.cummax(1).values.roll(1, 1)
-    last[:, 0] = 0
-    return last[..., None].expand(-1, -1, n_types)
 
 
 @dataclass(frozen=True)
@@ -186,8 +192,7 @@ class SimulatedUsers:
         return logits.argmax(1) - 1
 
     def _noise(self, purpose: str, sessions: Sessions, n: int) -> np.ndarray:
-        keys = [sessions.session, np.full(len(sessions.session), sessions.turns)]
-        return gumbels(self.seed, f"simulated {purpose}", keys, n)
+        return gumbels(self.seed, f"simulated {purpose}", sessions.occasion, n)
 
 
 def draw_users(worth: ColumnWorth, n: int, seed: int) -> SimulatedUsers:

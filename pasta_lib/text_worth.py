@@ -10,13 +10,15 @@ model's R_k of columns that were drawn, regressed on what the text and the initi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pasta_lib.candidates import wordings
-from pasta_lib.concepts import Concepts
+from pasta_lib.concepts import Concepts, called_for
 from pasta_lib.encoders import ClipEncoder
 
 
@@ -84,14 +86,29 @@ def fit_text_worth(
 
 
 def text_features(encoder: ClipEncoder, concepts: Concepts, texts: list[str]) -> Tensor:
-    """What texts call for, `[N, V]`: max(0, log(P(asked) / usual)) / 3, as in `clip_utility`."""
+    """What texts call for, `[N, V]` (see `concepts.called_for`)."""
     with torch.no_grad():
         vectors = torch.as_tensor(encoder.encode_texts(texts))
-        asked = concepts(vectors)[..., vectors.shape[1] :]
-    return (asked / concepts.usual).clamp(min=1).log() / 3
+        return called_for(concepts(vectors)[..., vectors.shape[1] :], concepts.usual)
 
 
 def features_of_wordings(encoder: ClipEncoder, concepts: Concepts) -> Tensor:
     """Of every wording of every member, `[members, 6, V]`. Some fifteen seconds, 20 MB."""
     words = wordings()
     return text_features(encoder, concepts, list(words.ravel())).reshape(*words.shape, -1)
+
+
+def save_text_worth(model: TextWorth, path: str | Path) -> None:
+    """Parameters in half precision, as safetensors."""
+    part = Path(path).with_suffix(".part")
+    save_file({k: v.half().contiguous() for k, v in model.state_dict().items()}, part)
+    part.replace(path)
+
+
+def load_text_worth(path: str | Path) -> TextWorth:
+    """As `save_text_worth` wrote it."""
+    state = {k: v.float() for k, v in load_file(path).items()}
+    hidden, inputs = state["net.0.weight"].shape
+    model = TextWorth(inputs // 3, len(state["mean"]), hidden)
+    model.load_state_dict(state)
+    return model.requires_grad_(False)

@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +20,9 @@ from tqdm.auto import tqdm
 
 from pasta_lib.choices import BadData
 from pasta_lib.datasets.pasta import bank_sessions, read_sessions, session_table
-from pasta_lib.datasets.rows import Account
-from pasta_lib.sessions import Agent, Sessions, begin, play
+from pasta_lib.sessions import Agent, Sessions, begin, joined, play
 from pasta_lib.simulator import ColumnWorth, draw_users
+from pasta_lib.world.rater_files import whole
 from pasta_lib.world.weights import write_atomically
 
 CARD = "card.json"
@@ -44,14 +43,14 @@ def write_trajectories(
     folder: str | Path,
     worth: ColumnWorth,
     agents: dict[str, Agent],
-    initial: Callable[[np.ndarray], np.ndarray],
+    initial: np.ndarray,
     config: TrajectoryConfig = TrajectoryConfig(),
     *,
     progress: bool = True,
 ) -> None:
     """Play sessions of simulated users and write them to `folder`, or go on where that stopped.
 
-    `agents` by name; `initial` gives the members from which sessions of some numbers `[S]` begin.
+    `agents` by name; `initial` `[sessions]`, the members from which they begin.
     Raises `BadData` where `folder` holds trajectories that were made otherwise.
     """
     folder = Path(folder)
@@ -59,7 +58,7 @@ def write_trajectories(
     card = dataclasses.asdict(config) | {
         "agents": list(agents),
         "source": "simulated: the user model's types play people; nobody was asked",
-        "user model": _digest(worth),
+        "user model and prompts": _digest(worth, initial),
     }
     path = folder / CARD
     if path.exists() and (found := json.loads(path.read_text())) != card:
@@ -78,7 +77,7 @@ def write_trajectories(
             continue
         name = list(agents)[i % len(agents)]
         number = np.arange(start, min(start + config.shard, config.sessions))
-        sessions = begin(number, number, initial(number))
+        sessions = begin(number, number, initial[number])
         sessions = play(sessions, agents[name], users, config.seed)
         table = session_table(
             sessions, source="simulated", agent=name, population=f"s{config.population}",
@@ -99,26 +98,16 @@ def read_trajectories(folder: str | Path) -> Sessions:
         raise BadData(
             f"{folder} has {len(paths)} of {expected} shards: run what writes it again, it goes on."
         )
-    parts = [_whole(path) for path in paths]
-    whole = {
-        f.name: np.concatenate([getattr(part, f.name) for part in parts])
-        for f in dataclasses.fields(Sessions)
-    }
-    number = np.arange(len(whole["session"]))
-    return Sessions(**whole | {"session": number, "person": number})
+    sessions = joined([bank_sessions(whole(read_sessions, path))[0] for path in paths])
+    number = np.arange(len(sessions.session))
+    if len(number) != card["sessions"]:
+        raise BadData(f"{folder} has {len(number)} whole sessions of {card['sessions']}.")
+    return dataclasses.replace(sessions, session=number, person=number)
 
 
-def _whole(path: Path) -> Sessions:
-    account = Account()
-    sessions, left_out = bank_sessions(read_sessions(path, account))
-    if account.reasons or left_out:
-        raise BadData(f"{path.name} is not as it was written, remove it and go on: {account}")
-    return sessions
-
-
-def _digest(worth: ColumnWorth) -> str:
-    """Of all that decides how simulated users choose."""
+def _digest(worth: ColumnWorth, initial: np.ndarray) -> str:
+    """Of all that decides what simulated users are asked, and how they choose."""
     digest = hashlib.sha256(f"{worth.loyalty:.6f} {float(worth.log_tie):.6f}".encode())
-    for part in (worth.table.numpy(), worth.row, worth.log_prior.numpy()):
+    for part in (worth.table.numpy(), worth.row, worth.log_prior.numpy(), initial):
         digest.update(np.ascontiguousarray(part).tobytes())
     return digest.hexdigest()

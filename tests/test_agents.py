@@ -16,8 +16,14 @@ from pasta_lib.candidates import CATEGORY, propose, wordings
 from pasta_lib.histories import Reader, language_reader, transcripts
 from pasta_lib.iql import IQLConfig, Trained, new_networks, slate_statistics, train_iql
 from pasta_lib.sessions import NONE, Sessions, begin, play
-from pasta_lib.simulator import ColumnWorth, SimulatedUsers, belief
-from pasta_lib.text_worth import TextWorth, TextWorthConfig, fit_text_worth
+from pasta_lib.simulator import ColumnWorth, SimulatedUsers, beliefs
+from pasta_lib.text_worth import (
+    TextWorth,
+    TextWorthConfig,
+    fit_text_worth,
+    load_text_worth,
+    save_text_worth,
+)
 from pasta_lib.world import oracle, raters
 from pasta_lib.world.people import draw_law, draw_population
 from pasta_lib.world.reachable import reachable
@@ -103,11 +109,11 @@ def test_promising_slates_are_all_of_the_best_of_each_category():
 
 def test_greedy_takes_what_the_posterior_expects_most(reader, moment):
     sessions, candidates = moment
-    gamma = belief(reader.column_worth, sessions)
+    gamma = beliefs(reader.column_worth, sessions)[:, -1]
     slate = greedy(reader)(sessions, candidates)
     for s in range(0, N, 7):
         text = reader.features[candidates.member[s], candidates.wording[s]]
-        each = reader.text_worth(reader.features[sessions.initial[s], 0], text).double() @ gamma[s]
+        each = reader.text_worth(reader.features[sessions.initial[s], 0], text) @ gamma[s]
         best = max(EVERY_SLATE.tolist(), key=lambda c, each=each: each[c].sum())
         assert set(slate[s]) == set(best)
 
@@ -117,7 +123,7 @@ def test_a_slate_level_critic_takes_the_best_that_it_searched(reader, moment):
     sessions, candidates = moment
     agent, critics = iql_agent(trained(True), reader), trained(True).critics
     slate = agent(sessions, candidates)
-    history = reader.history(sessions, reader.beliefs(sessions))
+    history = reader.history(sessions, beliefs(reader.column_worth, sessions))
     for s in (0, 11, 23):
         h = [critic.encoder(history)[s : s + 1, -1:] for critic in critics]
         one = sessions.select(np.array([s]))
@@ -136,7 +142,7 @@ def test_a_slate_level_critic_takes_the_best_that_it_searched(reader, moment):
 
 def test_a_critics_value_of_a_slate_is_what_its_parts_say(reader, moment):
     sessions, _ = moment
-    history = reader.history(sessions, reader.beliefs(sessions))
+    history = reader.history(sessions, beliefs(reader.column_worth, sessions))
     slates = reader.slates(sessions, sessions.member, sessions.wording)
     critic = trained(True).critics[0]
     h = critic.encoder(history)[:, :2]
@@ -175,7 +181,7 @@ def test_a_slate_does_not_hang_on_the_sessions_beside_it(reader, moment):
 
 def test_histories_tell_what_happened_before_and_not_what_comes(reader, moment):
     sessions, _ = moment
-    history = reader.history(sessions, reader.beliefs(sessions))
+    history = reader.history(sessions, beliefs(reader.column_worth, sessions))
     assert (history.past[:, 0] == 0).all() and history.past.shape == (N, 3, 2 * F + 5)
     for s in range(0, N, 9):
         for t in range(2):
@@ -191,7 +197,7 @@ def test_histories_tell_what_happened_before_and_not_what_comes(reader, moment):
     assert torch.allclose(history.left[0, :, 0], torch.tensor([1.0, 0.8, 0.6]))
     for t in range(3):
         so_far = Sessions(**{k: v[:, :t] if v.ndim > 1 else v for k, v in vars(sessions).items()})
-        now = belief(reader.column_worth, so_far).float()
+        now = beliefs(reader.column_worth, so_far)[:, -1].float()
         assert torch.allclose(history.belief[:, t], now, atol=1e-6)
     assert not torch.allclose(history.belief[:, 1], history.belief[:, 2], atol=1e-2)
 
@@ -200,7 +206,7 @@ def test_the_curious_agent_asks_where_it_knows_nothing(reader, moment):
     """Against every slate it searched: expected utility, and what the pick would tell."""
     sessions, candidates = moment
     slate = curious(reader, weight=5.0)(sessions, candidates)
-    gamma = belief(reader.column_worth, sessions).float()
+    gamma = beliefs(reader.column_worth, sessions)[:, -1].float()
     for s in range(0, N, 11):
         one = sessions.select(np.array([s]))
         words = (part[[s]][:, None] for part in (candidates.member, candidates.wording))
@@ -233,14 +239,16 @@ def test_a_critic_learns_from_the_turns_of_its_sessions(reader, monkeypatch):
     assert seen["n"] == N and torch.allclose(got, expected)
     some = sessions.select(np.array([7, 3]))
     assert torch.equal(slates.text, reader.texts(some.member, some.wording))
-    assert torch.allclose(history.belief, reader.beliefs(some))
+    assert torch.allclose(history.belief, beliefs(reader.column_worth, some))
     begun = started()
     offered = propose(begun.initial, *begun.current(), np.zeros((N, 0), int), begun.session, 0)
     for new in fresh.values():
         same = np.sort(iql_agent(new, reader)(begun, offered), 1)
         assert (same == np.sort(greedy(reader)(begun, offered), 1)).all()
     every = reader.slates(sessions, sessions.member, sessions.wording)
-    statistics = slate_statistics(reader.beliefs(sessions)[:, :-1], every.worth).flatten(0, 1)
+    statistics = slate_statistics(
+        beliefs(reader.column_worth, sessions)[:, :-1], every.worth
+    ).flatten(0, 1)
     assert torch.allclose(fresh[True].critics[0].usual, statistics.mean(0), atol=1e-5)
     assert torch.allclose(fresh[True].critics[0].spread, statistics.std(0).clamp(min=1e-3))
 
@@ -288,7 +296,7 @@ def test_a_language_model_reads_histories(reader, moment, small_language_model):
     assert (np.diff(np.sort(CATEGORY[slate], 1)) > 0).all()
 
 
-def test_what_texts_are_worth_is_learnt():
+def test_what_texts_are_worth_is_learnt(tmp_path):
     """From a rule that depends on both texts, on pairs that were not learnt from."""
     g = torch.Generator().manual_seed(0)
     features = torch.rand(400, F, generator=g)
@@ -302,6 +310,9 @@ def test_what_texts_are_worth_is_learnt():
     with torch.no_grad():
         error = model(a[16000:], b[16000:]) - worth[16000:]
     assert (error.square().mean(0) < 0.05 * worth.var(0)).all()
+    save_text_worth(model, tmp_path / "t.safetensors")
+    back = load_text_worth(tmp_path / "t.safetensors")
+    assert torch.allclose(back(a[:99], b[:99]), model(a[:99], b[:99]), atol=0.02)
 
 
 class Returns(nn.Module):

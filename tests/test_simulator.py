@@ -15,13 +15,16 @@ from pasta_lib.sessions import NONE, UNJUDGED, Sessions, begin, play
 from pasta_lib.simulator import (
     ColumnWorth,
     SimulatedUsers,
-    belief,
+    beliefs,
     column_worth,
     draw_users,
+    expected_utility,
     fit_to_sessions,
     log_likelihoods,
 )
 from pasta_lib.user_types import UserTypes
+from pasta_lib.world import raters
+from pasta_lib.world.agent_study import training_prompts
 from pasta_lib.world.reachable import reachable
 
 K, MEMBERS, PROMPTS, WIDTH, CONCEPTS = 3, 40, 5, 6, 4
@@ -104,7 +107,7 @@ def test_a_belief_is_the_posterior_of_the_same_picks_and_judgements(made):
         target=np.stack([versus == 1, versus == -1], 1).astype(float),
         tie=(versus == 0).astype(float),
     )  # fmt: skip
-    gamma = belief(worth, sessions)
+    gamma = beliefs(worth, sessions)[:, -1].double()
     panel = Panel.of(picks, judgements)
     there = np.asarray(panel.person_ids, int)
     assert torch.allclose(gamma[there], types.posterior(panel), atol=1e-5)
@@ -117,12 +120,12 @@ def test_a_belief_is_the_posterior_of_the_same_picks_and_judgements(made):
 def test_a_belief_does_not_hang_on_the_order_of_sessions_or_types(made):
     *_, initial, worth = made
     sessions, order = random_sessions(initial), np.random.default_rng(2).permutation(200)
-    gamma = belief(worth, sessions)
-    assert torch.equal(belief(worth, sessions.select(order)), gamma[order])
+    gamma = beliefs(worth, sessions)[:, -1]
+    assert torch.equal(beliefs(worth, sessions.select(order))[:, -1], gamma[order])
     swapped = ColumnWorth(
         worth.table[..., [2, 0, 1]], worth.row, worth.log_prior[[2, 0, 1]], worth.log_tie
     )
-    assert torch.allclose(belief(swapped, sessions), gamma[:, [2, 0, 1]])
+    assert torch.allclose(beliefs(swapped, sessions)[:, -1], gamma[:, [2, 0, 1]])
 
 
 def test_simulated_people_pick_and_judge_as_often_as_the_model_says(made):
@@ -159,7 +162,7 @@ def test_simulated_people_are_recognised(made):
     users = draw_users(worth, 3000, seed=1)
     start = begin(np.arange(3000), np.arange(3000), np.full(3000, 7))
     sessions = play(start, untrained(0), users, 0)
-    gamma = belief(worth, sessions).numpy()
+    gamma = beliefs(worth, sessions)[:, -1].numpy()
     assert gamma[np.arange(3000), users.kind].mean() > 0.7
     sure = gamma.max(1)
     right = gamma.argmax(1) == users.kind
@@ -180,6 +183,27 @@ def test_the_tie_threshold_and_the_loyalty_of_sessions_are_recovered():
     found = fit_to_sessions(asked, sessions)
     assert float(found.log_tie) == pytest.approx(0.7, abs=0.06)
     assert found.loyalty == pytest.approx(0.5, abs=0.08)
+
+
+def test_the_reward_knows_a_person_from_all_of_their_sessions(made):
+    """By hand, slate by slate: sessions 0 and 1 are of one person, whatever their numbers."""
+    *_, initial, worth = made
+    sessions = replace(random_sessions(initial, 3), person=np.array([9, 9, 4]))
+    each = log_likelihoods(worth, sessions).sum(1)
+    total = torch.stack([each[0] + each[1], each[0] + each[1], each[2]])
+    gamma = (worth.log_prior + total).softmax(1).numpy()
+    got = expected_utility(worth, sessions)
+    for s in range(3):
+        for t in range(5):
+            columns = worth.of(sessions.initial[[s]], sessions.member[[s], t])[0].numpy()
+            assert got[s, t] == pytest.approx((columns @ gamma[s]).mean(), abs=1e-4)
+
+
+def test_simulated_sessions_begin_from_prompts_that_are_not_held_out():
+    prompts = training_prompts(500, 1)
+    assert not raters.held_out_prompts(1)[prompts].any()
+    assert np.isin(prompts, raters.initial_prompts(1)).all()
+    assert (training_prompts(40, 1) == prompts[:40]).all()
 
 
 def test_what_was_picked_last_is_worth_more_when_it_comes_again(made):

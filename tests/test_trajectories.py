@@ -28,10 +28,7 @@ def worth():
     return ColumnWorth(table, row, torch.tensor([0.6, 0.4]).double().log(), torch.tensor(0.0))
 
 
-def initial(number):
-    return INITIAL[number % 3]
-
-
+STARTS = INITIAL[np.arange(230) % 3]
 AGENTS = {"untrained": untrained(1), "another": untrained(2)}
 
 
@@ -40,7 +37,7 @@ def contents(folder):
 
 
 def test_an_interrupted_simulation_goes_on_to_the_same_files(worth, tmp_path):
-    write_trajectories(tmp_path / "whole", worth, AGENTS, initial, CONFIG, progress=False)
+    write_trajectories(tmp_path / "whole", worth, AGENTS, STARTS, CONFIG, progress=False)
     calls = []
 
     def interrupted(sessions, candidates):
@@ -51,23 +48,23 @@ def test_an_interrupted_simulation_goes_on_to_the_same_files(worth, tmp_path):
 
     broken = AGENTS | {"another": interrupted}
     with pytest.raises(KeyboardInterrupt):
-        write_trajectories(tmp_path / "parts", worth, broken, initial, CONFIG, progress=False)
+        write_trajectories(tmp_path / "parts", worth, broken, STARTS, CONFIG, progress=False)
     with pytest.raises(BadData, match="3 of 5 shards"):
         read_trajectories(tmp_path / "parts")
-    write_trajectories(tmp_path / "parts", worth, AGENTS, initial, CONFIG, progress=False)
+    write_trajectories(tmp_path / "parts", worth, AGENTS, STARTS, CONFIG, progress=False)
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
     ids = [row["session_id"] for rows in contents(tmp_path / "parts").values() for row in rows]
     assert len(ids) == 230 * 5 and len(set(ids)) == 230
 
 
 def test_what_is_read_is_what_was_played(worth, tmp_path):
-    write_trajectories(tmp_path, worth, AGENTS, initial, CONFIG, progress=False)
+    write_trajectories(tmp_path, worth, AGENTS, STARTS, CONFIG, progress=False)
     back = read_trajectories(tmp_path)
     users = draw_users(worth, 230, CONFIG.seed)
     number = np.arange(230)
     for name, turn in (("untrained", 0), ("another", 1)):
         mine = number // 50 % 2 == turn
-        start = begin(number[mine], number[mine], initial(number[mine]))
+        start = begin(number[mine], number[mine], STARTS[number[mine]])
         played = play(start, AGENTS[name], users, CONFIG.seed)
         for part in ("initial", "member", "wording", "category", "chosen", "versus_last"):
             assert (getattr(back, part)[mine] == getattr(played, part)).all(), part
@@ -77,7 +74,7 @@ def test_what_is_read_is_what_was_played(worth, tmp_path):
 
 
 def test_other_settings_are_not_mixed_in(worth, tmp_path):
-    write_trajectories(tmp_path, worth, AGENTS, initial, CONFIG, progress=False)
+    write_trajectories(tmp_path, worth, AGENTS, STARTS, CONFIG, progress=False)
     with pytest.raises(BadData, match="other seed"):
-        write_trajectories(tmp_path, worth, AGENTS, initial, replace(CONFIG, seed=4))
+        write_trajectories(tmp_path, worth, AGENTS, STARTS, replace(CONFIG, seed=4))
     assert "nobody was asked" in json.loads((tmp_path / "card.json").read_text())["source"]

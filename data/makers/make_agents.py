@@ -35,11 +35,10 @@ from pasta_lib.evaluation import (
 )
 from pasta_lib.histories import Reader
 from pasta_lib.iql import IQLConfig, save_trained, train_iql
-from pasta_lib.sessions import UNJUDGED, Agent, Sessions
-from pasta_lib.simulator import ColumnWorth, fit_to_sessions, log_likelihoods
-from pasta_lib.text_worth import TextWorth, fit_text_worth
+from pasta_lib.sessions import UNJUDGED, Agent, Sessions, joined
+from pasta_lib.simulator import ColumnWorth, expected_utility, fit_to_sessions
+from pasta_lib.text_worth import TextWorth, fit_text_worth, load_text_worth, save_text_worth
 from pasta_lib.trajectories import TrajectoryConfig, read_trajectories, write_trajectories
-from pasta_lib.user_model import posterior, sum_by_person
 from pasta_lib.world import oracle, people
 from pasta_lib.world.agent_study import (
     AGENTS_DIR,
@@ -85,9 +84,7 @@ def main() -> None:
     torch.set_num_threads(config.threads)
     study = Study(config)
     fixed = [name for name in FIXED if config.only in name] if config.shard == 0 else []
-    trained = [
-        f"{source}/{variant}/{seed}" for seed in SEEDS for source, variant in TRAINED
-    ]  # fmt: skip
+    trained = [f"{source}/{variant}/{seed}" for seed in SEEDS for source, variant in TRAINED]
     trained = [name for name in trained if config.only in name][config.shard :: config.shards]
     for name in [*fixed, *trained]:
         path = study.folder / f"{name.replace('/', '-')}.safetensors"
@@ -149,7 +146,7 @@ class Study:
         path = AGENTS_DIR / f"text_worth_{n_types}_population_{self.seed}.safetensors"
         if not path.exists():
             save_text_worth(self._text_worth(sight.features, worth), path)
-        return Reader(sight.features, load_text_worth(path, sight.features.shape[2]), worth)
+        return Reader(sight.features, load_text_worth(path), worth)
 
     def _text_worth(self, features: torch.Tensor, worth: ColumnWorth) -> TextWorth:
         """Learnt from the columns that raters were shown."""
@@ -200,7 +197,7 @@ class Study:
                                   population=str(self.seed), model=MODEL)  # fmt: skip
         write_trajectories(
             folder, reader.column_worth, behaviours,
-            lambda number: training_prompts(number, self.seed, self.seed), config,
+            training_prompts(config.sessions, self.seed), config,
         )  # fmt: skip
         return read_trajectories(folder)
 
@@ -222,34 +219,6 @@ class Study:
         )  # fmt: skip
         save_trained(trained, stem.with_suffix(".weights"))
         return agents.iql_agent(trained, self.reader)
-
-
-def expected_utility(worth: ColumnWorth, sessions: Sessions) -> np.ndarray:
-    """Reward of every slate `[S, T]`: its utility to the posterior of who sat there, from all of
-    the person's sessions."""
-    each = log_likelihoods(worth, sessions).sum(1)
-    person = torch.as_tensor(sessions.person)
-    total = sum_by_person(each, person, int(person.max()) + 1)
-    gamma = posterior(worth.log_prior, total)[0][person].float()
-    columns = worth.of(sessions.initial, sessions.member)
-    return (torch.einsum("stlk,sk->st", columns, gamma) / columns.shape[2]).numpy()
-
-
-def joined(parts: list[Sessions]) -> Sessions:
-    return Sessions(**{k: np.concatenate([getattr(p, k) for p in parts]) for k in vars(parts[0])})
-
-
-def save_text_worth(model: TextWorth, path: Path) -> None:
-    part = path.with_suffix(".part")
-    save_file({k: v.half().contiguous() for k, v in model.state_dict().items()}, part)
-    part.replace(path)
-
-
-def load_text_worth(path: Path, n_features: int) -> TextWorth:
-    state = {k: v.float() for k, v in load_file(path).items()}
-    model = TextWorth(n_features, len(state["mean"]), len(state["net.0.bias"]))
-    model.load_state_dict(state)
-    return model.requires_grad_(False)
 
 
 def write_results(study: Study) -> None:

@@ -16,7 +16,6 @@ from torch import Tensor
 from pasta_lib.clip_utility import ClipUtility
 from pasta_lib.concepts import Concepts, load_concepts
 from pasta_lib.encoders import ClipEncoder
-from pasta_lib.seeds import uniforms
 from pasta_lib.simulator import ColumnWorth, column_worth
 from pasta_lib.text_worth import features_of_wordings
 from pasta_lib.user_types import UserTypes, load_types
@@ -70,9 +69,8 @@ def worth_of_columns(
     return column_worth(types, sight.pictures, asked, initial, progress=progress)
 
 
-def training_prompts(number: np.ndarray, population: int, seed: int) -> np.ndarray:
-    """Members from which simulated sessions of these numbers `[S]` begin: prompts that are not
-    held out, half of them ideas."""
+def training_prompts(n: int, population: int) -> np.ndarray:
+    """Members `[n]` from which simulated sessions begin: prompts that are not held out, half of
+    them ideas. The first do not hang on how many."""
     pool = raters.initial_prompts(population)
-    pool = pool[~raters.held_out_prompts(population)[pool]]
-    return raters.drawn(pool, uniforms(seed, "simulated prompt", [number], 2))
+    return raters.prompts_for(np.zeros(n, bool), pool, population, "simulated prompt")

@@ -133,9 +133,7 @@ def seen(law: Law, x: np.ndarray, asked_for: np.ndarray) -> tuple[Tensor, Tensor
     """What counts of pictures x `[..., 88]` under the scenes `asked_for` int `[..., 7]`: `x`
     `[..., 32]`, `asked` `[...]` and `together` `[..., 8]` of `Answers`."""
     meets = (people.asked(asked_for.reshape(-1, 7)) * x.reshape(-1, x.shape[-1])).sum(1)
-    of_category = np.eye(8, dtype=np.float32)[people.CATEGORY_OF]
-    category = x[..., people.PART["subject"]] @ of_category
-    setting = np.concatenate([x[..., people.PART["style"]], x[..., people.PART["background"]]], -1)
+    category, setting = people.category_and_setting(x)
     law_together = law.together.astype(np.float32)
     both = np.einsum("...c,kcs,...s->...k", category, law_together, setting, optimize=True)
     small = np.concatenate([category, x[..., people.PART["subject"].stop :]], -1)

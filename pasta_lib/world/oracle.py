@@ -7,20 +7,17 @@ call for. It knows no one picture, and not which two of four will be best.
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
-import torch
-from torch import Tensor, nn
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPRegressor
+from torch import Tensor
 
 from pasta_lib.baselines import best_slate
 from pasta_lib.candidates import Candidates
 from pasta_lib.sessions import Agent, Sessions
-from pasta_lib.world.people import (
-    CATEGORY_OF,
-    PART,
-    Population,
-    asked,
-    each_subject,
-)
+from pasta_lib.world.people import Population, asked, category_and_setting, each_subject
 from pasta_lib.world.raters import Crowd
 from pasta_lib.world.reachable import reachable
 
@@ -56,34 +53,17 @@ def expected_readings(features: Tensor, x: np.ndarray, seed: int = 0) -> np.ndar
     `features` `[members, wordings, F]` of texts; `x` `[members, 4, 88]`, `perceived` of the bank.
     A regression on the mean of four pictures. Half a minute.
     """
-    read = torch.as_tensor(readings_and_products(x).mean(1))
-    read = read.repeat_interleave(features.shape[1], 0)
-    inputs = features.flatten(0, 1)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        net = nn.Sequential(
-            nn.Linear(inputs.shape[1], 256), nn.GELU(), nn.Linear(256, 256), nn.GELU(),
-            nn.Linear(256, read.shape[1]),
-        )  # fmt: skip
-    steps = 1500
-    adam = torch.optim.AdamW(net.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, 3e-3, total_steps=steps)
-    for _ in range(steps):
-        rows = torch.randint(len(inputs), (2048,), generator=generator)
-        loss = (net(inputs[rows]) - read[rows]).square().sum(1).mean()
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-        schedule.step()
-    with torch.no_grad():
-        return net(features).numpy()
+    read = readings_and_products(x).mean(1).repeat(features.shape[1], 0)
+    net = MLPRegressor((256, 256), batch_size=1024, max_iter=15, random_state=seed)
+    inputs = features.flatten(0, 1).numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fifteen epochs are meant
+        return net.fit(inputs, read).predict(inputs).reshape(*features.shape[:2], -1)
 
 
 def readings_and_products(x: np.ndarray) -> np.ndarray:
     """x `[..., 88]`, and the products of each category of subjects with each style or background
     (see `people`), `[..., 200]`."""
-    category = x[..., PART["subject"]] @ np.eye(8, dtype=np.float32)[CATEGORY_OF]
-    setting = np.concatenate([x[..., PART["style"]], x[..., PART["background"]]], -1)
+    category, setting = category_and_setting(x)
     both = category[..., :, None] * setting[..., None, :]
     return np.concatenate([x, both.reshape(*x.shape[:-1], -1)], -1)

@@ -178,10 +178,16 @@ def picture_values(
     the scenes that were asked for."""
     linear = each_subject(people.taste[who]) + people.faithfulness[who, None] * asked(initial)
     flat = x.reshape(len(x), -1, WIDTH)
-    category = flat[..., PART["subject"]] @ np.eye(_N_CATEGORIES, dtype=np.float32)[CATEGORY_OF]
-    setting = np.concatenate([flat[..., PART["style"]], flat[..., PART["background"]]], -1)
+    category, setting = category_and_setting(flat)
     both = np.einsum("bnc,bcl,bnl->bn", category, people.together[who], setting, optimize=True)
     return (np.einsum("bnd,bd->bn", flat, linear) + both).reshape(x.shape[:-1])
+
+
+def category_and_setting(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What interacts: of x `[..., 88]` the categories of subjects `[..., 8]`, and the styles and
+    backgrounds `[..., 14]`."""
+    category = x[..., PART["subject"]] @ np.eye(_N_CATEGORIES, dtype=np.float32)[CATEGORY_OF]
+    return category, np.concatenate([x[..., PART["style"]], x[..., PART["background"]]], -1)
 
 
 def each_subject(taste: np.ndarray) -> np.ndarray:

@@ -51,29 +51,29 @@ def vectors(
 
 
 def read_turns(population: int = 0, folder: Path = RATERS_DIR) -> Turns:
-    return _whole(read_sessions, folder / f"sessions_{population}.parquet")
+    return whole(read_sessions, folder / f"sessions_{population}.parquet")
 
 
 def read_pairs(split: str, folder: Path = RATERS_DIR) -> Rows:
     """Pick-a-Pic's pairs of a split: train, validation, test, or one of these and "_unique"."""
     path = folder / "pickapic" / f"{split}.parquet"
-    return _whole(lambda p, account: together([*read_pickapic([p], account, training=False)]), path)
+    return whole(lambda p, account: together([*read_pickapic([p], account, training=False)]), path)
 
 
 def read_rankings(folder: Path = RATERS_DIR) -> Rankings:
-    return _whole(read_hpd_rankings, folder / "hpd" / "test.json")
+    return whole(read_hpd_rankings, folder / "hpd" / "test.json")
 
 
 def read_ratings(split: str, folder: Path = RATERS_DIR) -> Rows:
     """Star ratings of the people of one split."""
     path = folder / "sac_public_2022_06_29.sqlite"
-    rows = _whole(lambda p, account: together([*read_sac(p, account)]), path)
+    rows = whole(lambda p, account: together([*read_sac(p, account)]), path)
     mine = split_of(rows.person.astype(int)) == split
     kept = {k: v[mine] for k, v in vars(rows).items() if isinstance(v, np.ndarray)}
     return Rows(source=rows.source, **kept)
 
 
-def _whole(read: Callable, path: Path):
+def whole(read: Callable, path: Path):
     """What a reader gives. Raises `BadData` if it refused a row: these files were made without."""
     account = Account()
     found = read(path, account)

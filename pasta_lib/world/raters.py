@@ -42,15 +42,11 @@ class Crowd:
         return column_values(seen)
 
     def choose(self, sessions: Sessions, member: np.ndarray, values: np.ndarray) -> np.ndarray:
-        return choose(self.people, sessions.person, values, self.seed, _occasion(sessions))
+        return choose(self.people, sessions.person, values, self.seed, sessions.occasion)
 
     def judge(self, sessions: Sessions, value: np.ndarray, last: np.ndarray) -> np.ndarray:
         """As `people.judge`."""
-        return judge(self.people, sessions.person, value, last, self.seed, _occasion(sessions))
-
-
-def _occasion(sessions: Sessions) -> list[np.ndarray]:
-    return [sessions.session, np.full(len(sessions.session), sessions.turns)]
+        return judge(self.people, sessions.person, value, last, self.seed, sessions.occasion)
 
 
 def held_out_prompts(seed: int) -> np.ndarray:
@@ -98,10 +94,10 @@ def prompts_for(held_out: np.ndarray, pool: np.ndarray, seed: int, purpose: str)
     ones where `held_out` `[N]` says so."""
     chance = uniforms(seed, purpose, [np.arange(len(held_out))], 2)
     out = held_out_prompts(seed)[pool]
-    return np.where(held_out, drawn(pool[out], chance), drawn(pool[~out], chance))
+    return np.where(held_out, _drawn(pool[out], chance), _drawn(pool[~out], chance))
 
 
-def drawn(members: np.ndarray, chance: np.ndarray) -> np.ndarray:
+def _drawn(members: np.ndarray, chance: np.ndarray) -> np.ndarray:
     """Members drawn by two uniform numbers `[B, 2]`: half of them ideas."""
     idea = reachable()[members, IDEA] >= 0
     ideas, others = members[idea], members[~idea]

@@ -40,7 +40,7 @@ def main() -> None:
     for n in (most // 10, most):
         number = np.arange(n)
         users = draw_users(worth, n, 0)
-        sessions = begin(number, number, training_prompts(number, 0, 0))
+        sessions = begin(number, number, training_prompts(n, 0))
         start = time.perf_counter()
         play(sessions, untrained(0), users, 0)
         seconds.append(time.perf_counter() - start)
