@@ -115,7 +115,7 @@ def crossed_interval(
         parts.append((values.mean(1).var(ddof=1) / len(values), len(values) - 1))
     variance = sum(part for part, _ in parts)
     freedom = variance**2 / max(sum(part**2 / df for part, df in parts), 1e-300)
-    wide = student.ppf((1 + level) / 2, max(freedom, 1)) * variance**0.5
+    wide = float(student.ppf((1 + level) / 2, max(freedom, 1)) * variance**0.5)
     value = float(each.mean())
     return {"value": value, "low": value - wide, "high": value + wide, "n": len(each)}
 

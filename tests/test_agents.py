@@ -25,7 +25,7 @@ from pasta_lib.text_worth import (
     save_text_worth,
 )
 from pasta_lib.world import oracle, raters
-from pasta_lib.world.people import draw_law, draw_population
+from pasta_lib.world.people import PART, draw_law, draw_population
 from pasta_lib.world.reachable import reachable
 
 K, N, F = 3, 40, 5
@@ -361,3 +361,21 @@ def test_the_oracles_against_brute_force():
     shows = np.repeat(oracle.readings_and_products(x).mean(1)[:, None], 6, 1)
     slate = oracle.oracle(people, shows)(sessions, candidates)
     assert np.take_along_axis(value, slate, 1).sum(1) == pytest.approx(best, abs=1e-4)
+
+
+def test_the_oracle_expects_of_a_text_what_its_pictures_show_on_average():
+    """Texts name a style and a background; pictures show them most of the time."""
+    rng = np.random.default_rng(0)
+    style, background = rng.integers(6, size=2000), rng.integers(8, size=2000)
+    shown = np.zeros((2000, 4, 88), np.float32)
+    for part, values in (("style", style), ("background", background)):
+        seen = np.where(rng.random((2000, 4)) < 0.9, values[:, None], 0)
+        np.put_along_axis(shown[..., PART[part]], seen[..., None], 1.0, 2)
+    features = np.concatenate([np.eye(6)[style], np.eye(8)[background]], 1).astype(np.float32)
+    expected = oracle.expected_readings(torch.as_tensor(features)[:, None].repeat(1, 3, 1), shown)
+    assert expected.shape == (2000, 3, 200)
+    other = (style > 0) & (background > 0)
+    for part, values in (("style", style), ("background", background)):
+        named = np.take_along_axis(expected[:, 1, PART[part]], values[:, None], 1)[other, 0]
+        assert named.mean() == pytest.approx(0.9, abs=0.03)
+        assert expected[other, 1, PART[part].start].mean() == pytest.approx(0.1, abs=0.03)

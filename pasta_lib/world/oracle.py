@@ -51,10 +51,12 @@ def expected_readings(features: Tensor, x: np.ndarray, seed: int = 0) -> np.ndar
     """What the eye will read off pictures of every wording, float32 `[members, wordings, 200]`.
 
     `features` `[members, wordings, F]` of texts; `x` `[members, 4, 88]`, `perceived` of the bank.
-    A regression on the mean of four pictures. Half a minute.
+    A regression on the mean of four pictures. Ten seconds.
     """
     read = readings_and_products(x).mean(1).repeat(features.shape[1], 0)
-    net = MLPRegressor((256, 256), batch_size=1024, max_iter=15, random_state=seed)
+    net = MLPRegressor(
+        hidden_layer_sizes=(256, 256), batch_size=1024, max_iter=15, random_state=seed
+    )
     inputs = features.flatten(0, 1).numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fifteen epochs are meant
