@@ -172,11 +172,12 @@ def train_iql(
     value, critics = new_networks(*sizes, config, seed)
     reward = torch.as_tensor(reward, dtype=torch.float32)
     reward = reward - reward.mean()
-    _standardise(critics, reader, sessions, belief)
+    worth = _worth_of_texts(reader, sessions)
+    _standardise(critics, belief[:, :-1], worth)
 
     def batch(rows: Tensor) -> tuple[History, Slates, Tensor]:
         some = sessions.select(rows.numpy())
-        slates = reader.slates(some, some.member, some.wording)
+        slates = Slates(reader.texts(some.member, some.wording), worth[rows])
         return reader.history(some, belief[rows]), slates, reward[rows]
 
     return learn(
@@ -185,12 +186,19 @@ def train_iql(
     )  # fmt: skip
 
 
-def _standardise(critics: nn.ModuleList, reader: Reader, sessions: Sessions, belief: Tensor):
+def _worth_of_texts(reader: Reader, sessions: Sessions, at_once: int = 2048) -> Tensor:
+    """What the texts of all slates may be worth to each type `[S, T, L, K]`, read once."""
+    parts = [
+        sessions.select(np.arange(begin, min(begin + at_once, len(sessions.session))))
+        for begin in range(0, len(sessions.session), at_once)
+    ]
+    return torch.cat([reader.slates(part, part.member, part.wording).worth for part in parts])
+
+
+def _standardise(critics: nn.ModuleList, belief: Tensor, worth: Tensor) -> None:
     """Statistics of slates in units of their spread, from some thousand sessions."""
-    some = torch.arange(0, len(belief), 1 + len(belief) // 4096)
-    few = sessions.select(some.numpy())
-    slates = reader.slates(few, few.member, few.wording)
-    found = slate_statistics(belief[some, :-1], slates.worth).flatten(0, 1)
+    some = slice(0, None, 1 + len(belief) // 4096)
+    found = slate_statistics(belief[some], worth[some]).flatten(0, 1)
     for critic in critics:
         critic.usual, critic.spread = found.mean(0), found.std(0).nan_to_num(1.0).clamp(min=1e-3)
 

@@ -104,7 +104,7 @@ def fit_to_sessions(worth: ColumnWorth, sessions: Sessions) -> ColumnWorth:
 
     def loss(numbers: np.ndarray) -> float:
         tried = replace(worth, log_tie=torch.tensor(numbers[0]).float(), loyalty=float(numbers[1]))
-        return -float(_posterior_of_people(tried, sessions)[1].mean())
+        return -float(posterior_of_people(tried, sessions)[1].mean())
 
     start = np.array([float(worth.log_tie), worth.loyalty])
     simplex = start + np.array([[0, 0], [0.3, 0], [0, 0.3]])
@@ -116,12 +116,12 @@ def fit_to_sessions(worth: ColumnWorth, sessions: Sessions) -> ColumnWorth:
 def expected_utility(worth: ColumnWorth, sessions: Sessions) -> np.ndarray:
     """Of every slate `[S, T]`, the mean of its columns: its utility to who sat there, as the
     posterior from all of the person's sessions sees them. The reward of agents."""
-    gamma = _posterior_of_people(worth, sessions)[0].float()
+    gamma = posterior_of_people(worth, sessions)[0].float()
     columns = worth.of(sessions.initial, sessions.member)
     return torch.einsum("stlk,sk->stl", columns, gamma).mean(2).numpy()
 
 
-def _posterior_of_people(worth: ColumnWorth, sessions: Sessions) -> tuple[Tensor, Tensor]:
+def posterior_of_people(worth: ColumnWorth, sessions: Sessions) -> tuple[Tensor, Tensor]:
     """γ of each session's person `[S, K]`, from everything they did; people's evidence `[U]`."""
     each = log_likelihoods(worth, sessions).sum(1)
     ids, person = np.unique(sessions.person, return_inverse=True)

@@ -19,94 +19,65 @@ from pasta_lib.iql import (
     save_trained,
     slate_statistics,
 )
+from pasta_lib.slate_mdp import AdditiveTable, SlateMDP, SlateTable, TableValue
 
-ITEMS, TURNS = 4, 3
-PAIRS = torch.tensor(list(itertools.combinations(range(ITEMS), 2)))  # slates of two
-
-
-class Table(nn.Module):
-    """V of (turn, item that was picked last)."""
-
-    def __init__(self):
-        super().__init__()
-        self.table = nn.Parameter(torch.zeros(TURNS + 1, ITEMS))
-
-    def forward(self, history):
-        return self.table[torch.arange(TURNS + 1), history]
+TURNS = 3
 
 
-class Additive(nn.Module):
-    """f of (turn, item picked last, item of the slate), averaged over the slate."""
-
-    def __init__(self):
-        super().__init__()
-        self.table = nn.Parameter(torch.zeros(TURNS, ITEMS, ITEMS))
-
-    def forward(self, history, slates):
-        turn = torch.arange(TURNS)[:, None]
-        return self.table[turn, history[:, :-1, None], PAIRS[slates]].mean(2)
+def slate_mdp(sharpness=0.0):
+    utility = np.random.default_rng(0).normal(2, 1, size=(4, 4))
+    return SlateMDP(torch.as_tensor(utility, dtype=torch.float32), TURNS, sharpness)
 
 
-def slate_mdp(softmax=False):
-    """A slate of two of four items; the pick, even or by softmax, is the next state. Logs of
-    slates at random, and exact V*: `[TURNS + 1, ITEMS]`."""
-    rng = np.random.default_rng(0)
-    utility = torch.as_tensor(rng.normal(2, 1, size=(ITEMS, ITEMS)), dtype=torch.float32)
-    shown = utility[:, PAIRS]  # [state, slate, 2]
-    pick = shown.mul(2).softmax(2) if softmax else torch.full_like(shown, 0.5)
-    exact = torch.zeros(TURNS + 1, ITEMS)
-    for turn in reversed(range(TURNS)):
-        following = exact[turn + 1][PAIRS]
-        exact[turn] = (shown.mean(2) + (pick * following).sum(2)).max(1).values
-    n = 20_000
-    states, slates = np.zeros((n, TURNS + 1), int), rng.integers(len(PAIRS), size=(n, TURNS))
-    states[:, 0] = rng.integers(ITEMS, size=n)
-    for turn in range(TURNS):
-        p = pick[states[:, turn], slates[:, turn]].numpy()
-        which = (rng.random(n) > p[:, 0]).astype(int)
-        states[:, turn + 1] = PAIRS.numpy()[slates[:, turn], which]
-    states, slates = torch.as_tensor(states), torch.as_tensor(slates)
-    reward = shown.mean(2)[states[:, :-1], slates]
-    return (lambda rows: (states[rows], slates[rows], reward[rows])), n, exact
-
-
-def solved(batch, n, expectile, critic=Additive):
+def solved(mdp, expectile, critic=AdditiveTable):
+    """V `[TURNS, 4]` by IQL, from 20,000 sessions."""
     config = IQLConfig(expectile=expectile, learning_rate=0.05, weight_decay=0.0, steps=3000,
                        batch=512, polyak=0.05)  # fmt: skip
-    critics = nn.ModuleList([critic(), critic()])
-    return learn(Table(), critics, batch, n, seed=0, config=config, progress=False)
+    critics = nn.ModuleList([critic(mdp), critic(mdp)])
+    batch = mdp.logs(20_000, seed=0)
+    out = learn(TableValue(mdp), critics, batch, 20_000, seed=0, config=config, progress=False)
+    return out.value.table[:TURNS]
+
+
+def test_dynamic_programming_agrees_with_trying_all_plans():
+    """Every rule that says which slate to show after which pick, by hand, two turns and three
+    prompts; picks by softmax."""
+    utility = torch.tensor([[1.0, 2.0, 0.0], [0.0, 3.0, 1.0], [1.0, 0.0, 6.0]])
+    mdp = SlateMDP(utility, 2, sharpness=0.7)
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    best = np.full(3, -np.inf)
+    for first in pairs:
+        for last in itertools.product(pairs, repeat=3):  # after each pick
+            for start in range(3):
+                p = np.exp(0.7 * utility[start, list(first)].numpy())
+                total = utility[start, list(first)].mean().item()
+                for chance, pick in zip(p / p.sum(), first, strict=True):
+                    total += chance * utility[pick, list(last[pick])].mean().item()
+                best[start] = max(best[start], total)
+    assert mdp.values()[0][0].numpy() == pytest.approx(best, abs=1e-5)
 
 
 def test_a_small_slate_mdp_is_solved():
     """Where picks are even, Q is additive: V comes within 1 % of V*, and below it at α = ½."""
-    batch, n, exact = slate_mdp()
-    found = solved(batch, n, 0.999).value.table
-    assert torch.allclose(found[:TURNS], exact[:TURNS], rtol=0.01)
-    average = solved(batch, n, 0.5).value.table
-    assert (average[:TURNS] < exact[:TURNS] - 0.02).all()
+    mdp = slate_mdp()
+    exact = mdp.values()[0][:TURNS]
+    assert torch.allclose(solved(mdp, 0.999), exact, rtol=0.01)
+    assert (solved(mdp, 0.5) < exact - 0.02).all()
 
 
 def test_under_softmax_choice_the_additive_form_is_biased_and_a_free_one_is_not():
-    class Free(nn.Module):
-        """Q of every slate on its own."""
-
-        def __init__(self):
-            super().__init__()
-            self.table = nn.Parameter(torch.zeros(TURNS, ITEMS, len(PAIRS)))
-
-        def forward(self, history, slates):
-            return self.table[torch.arange(TURNS), history[:, :-1], slates]
-
-    batch, n, exact = slate_mdp(softmax=True)
-    free = solved(batch, n, 0.999, Free).value.table
-    additive = solved(batch, n, 0.999).value.table
-    assert torch.allclose(free[:TURNS], exact[:TURNS], rtol=0.02)
+    mdp = slate_mdp(sharpness=2.0)
+    exact = mdp.values()[0][:TURNS]
+    free, additive = solved(mdp, 0.999, SlateTable), solved(mdp, 0.999)
+    assert torch.allclose(free, exact, rtol=0.02)
     assert (additive - exact)[0].abs().max() > 2 * (free - exact)[0].abs().max()
 
 
 def test_one_step_by_hand():
     """V goes towards the lower of two target critics, both critics towards r + V(h')."""
-    critics, value = nn.ModuleList([Additive(), Additive()]), Table()
+    mdp = slate_mdp()
+    critics = nn.ModuleList([AdditiveTable(mdp), AdditiveTable(mdp)])
+    value = TableValue(mdp)
     with torch.no_grad():
         critics[0].table.fill_(5.0)
         critics[1].table.fill_(1.0)
@@ -123,13 +94,23 @@ def test_one_step_by_hand():
 
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path):
-    batch, n, _ = slate_mdp()
+    mdp, n = slate_mdp(), 20_000
+    batch = mdp.logs(n, seed=0)
     config = IQLConfig(steps=100, batch=16)
     path = tmp_path / "c.safetensors"
 
     def run(seed=0, config=config):
-        critics = nn.ModuleList([Additive(), Additive()])
-        learn(Table(), critics, batch, n, seed=seed, config=config, checkpoint=path, progress=False)
+        critics = nn.ModuleList([AdditiveTable(mdp), AdditiveTable(mdp)])
+        learn(
+            TableValue(mdp),
+            critics,
+            batch,
+            n,
+            seed=seed,
+            config=config,
+            checkpoint=path,
+            progress=False,
+        )
 
     run()
     for other in ({"seed": 1}, {"config": replace(config, expectile=0.9)}):
@@ -166,7 +147,8 @@ def test_what_a_pick_would_reveal():
 
 
 def test_interrupted_training_goes_on_to_the_same_end(tmp_path):
-    batch, n, _ = slate_mdp()
+    mdp, n = slate_mdp(), 20_000
+    batch = mdp.logs(n, seed=0)
     config = IQLConfig(steps=300, batch=64, learning_rate=0.05)
 
     def run(checkpoint, stop=10**9):
@@ -177,8 +159,8 @@ def test_interrupted_training_goes_on_to_the_same_end(tmp_path):
                 raise KeyboardInterrupt
             return batch(rows)
 
-        critics = nn.ModuleList([Additive(), Additive()])
-        return learn(Table(), critics, interrupted, n, seed=1, config=config,
+        critics = nn.ModuleList([AdditiveTable(mdp), AdditiveTable(mdp)])
+        return learn(TableValue(mdp), critics, interrupted, n, seed=1, config=config,
                      checkpoint=checkpoint, progress=False)  # fmt: skip
 
     whole = run(None)

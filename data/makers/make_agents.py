@@ -1,8 +1,8 @@
 """Train agents on sessions of synthetic raters and of simulated users, and try them on new people.
 
     python data/makers/make_agents.py                                  # population 0
-    python data/makers/make_agents.py --population 1
-    python data/makers/make_agents.py --only both --shard 0 --shards 2
+    python data/makers/make_agents.py --population 1 --only both/slate
+    python data/makers/make_agents.py --shard 0 --shards 2             # and 1, beside it
 
 Per population: what texts are worth, 60,000 trajectories (build/trajectories_0, two minutes), then
 one agent after another: trained in some three minutes on a core, and set before 2,000 people whom
@@ -10,6 +10,7 @@ nobody has met. What came of each lies in build/agents_0; data/agents/results_0.
 all that is there. An interrupted run goes on.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,11 +20,13 @@ import numpy as np
 import torch
 from common import configure
 from make_raters import MODEL
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from pasta_lib import agents, baselines
 from pasta_lib.candidates import wordings
-from pasta_lib.datasets.pasta import bank_sessions
+from pasta_lib.choices import BadData
+from pasta_lib.datasets.pasta import Turns, bank_sessions
 from pasta_lib.evaluation import (
     Played,
     Stage,
@@ -39,12 +42,14 @@ from pasta_lib.sessions import UNJUDGED, Agent, Sessions, joined
 from pasta_lib.simulator import ColumnWorth, expected_utility, fit_to_sessions
 from pasta_lib.text_worth import TextWorth, fit_text_worth, load_text_worth, save_text_worth
 from pasta_lib.trajectories import TrajectoryConfig, read_trajectories, write_trajectories
+from pasta_lib.user_types import UserTypes
 from pasta_lib.world import oracle, people
 from pasta_lib.world.agent_study import (
     AGENTS_DIR,
     load_sight,
     load_user_model,
     training_prompts,
+    types_path,
     worth_of_columns,
 )
 from pasta_lib.world.bank import load_bank
@@ -57,11 +62,13 @@ SEEDS = range(5)
 FIXED = ("untrained", "history_baseline", "greedy_one_type", "greedy", "curious", "greedy_peeking",
          "oracle", "oracle_peeking")  # fmt: skip
 TRAINED = (("both", "slate"), ("both", "additive"), ("simulated", "slate"), ("real", "slate"),
-           ("both", "text"))  # fmt: skip
+           ("both", "text"), ("both", "slate50"), ("both", "slate90"))  # fmt: skip
 VARIANTS = {
     "slate": IQLConfig(slate_level=True),
     "additive": IQLConfig(),
     "text": IQLConfig(belief=False),
+    "slate50": IQLConfig(slate_level=True, expectile=0.5),
+    "slate90": IQLConfig(slate_level=True, expectile=0.9),
 }
 
 
@@ -70,7 +77,7 @@ class AgentsConfig:
     """Which agents."""
 
     population: int = 0
-    only: str = ""  # those whose name holds this
+    only: str = ""  # of the trained, those whose name holds this
     shard: int = 0  # of the trainings, beside other processes
     shards: int = 1
     trajectories: int = 60_000
@@ -82,35 +89,45 @@ class AgentsConfig:
 def main() -> None:
     config = configure(AgentsConfig(), __doc__)
     torch.set_num_threads(config.threads)
-    study = Study(config)
-    fixed = [name for name in FIXED if config.only in name] if config.shard == 0 else []
+    study = Study(config, agents_folder(config))
+    fixed = FIXED if config.shard == 0 else ()
     trained = [f"{source}/{variant}/{seed}" for seed in SEEDS for source, variant in TRAINED]
     trained = [name for name in trained if config.only in name][config.shard :: config.shards]
     for name in [*fixed, *trained]:
-        path = study.folder / f"{name.replace('/', '-')}.safetensors"
-        if path.exists():
-            continue
-        agent = study.train(name) if name in trained else None
-        tensors = {}
-        for where, stage in (("held_out", study.stage), ("validation", study.validation)):
-            played = perform(agent or study.fixed(name, stage), stage)
-            tensors[f"{where}.value"] = torch.as_tensor(played.value).half()
-            tensors[f"{where}.versus"] = torch.as_tensor(played.versus).to(torch.int8)
-        part = path.with_suffix(".part")
-        save_file(tensors, part)
-        part.replace(path)
-        print(name, tensors["held_out.value"].float().mean((0, 2)).tolist(), flush=True)
+        study.try_out(name)
     write_results(study)
+
+
+def agents_folder(config: AgentsConfig) -> Path:
+    """Where what came of each agent lies."""
+    return Path(config.build) / f"agents_{config.population}"
 
 
 class Study:
     """A population's people, user model and sessions; each part is made when it is asked for."""
 
-    def __init__(self, config: AgentsConfig) -> None:
-        self.config, self.seed = config, config.population
-        self.folder = Path(config.build) / f"agents_{self.seed}"
+    def __init__(self, config: AgentsConfig, folder: Path) -> None:
+        self.config, self.seed, self.folder = config, config.population, folder
+        self.sizes = {k: getattr(config, k) for k in ("population", "trajectories", "people")}
         self.folder.mkdir(parents=True, exist_ok=True)
         AGENTS_DIR.mkdir(exist_ok=True)
+
+    def try_out(self, name: str) -> None:
+        """Train an agent, if it is one to be trained, set it before everybody, and keep what came
+        of it; or nothing, if that is done."""
+        path = self.folder / f"{name.replace('/', '-')}.safetensors"
+        if path.exists():
+            return self.check(path, name)
+        agent = self.train(name) if "/" in name else None
+        tensors = {}
+        for where, stage in (("held_out", self.stage), ("validation", self.validation)):
+            played = perform(agent or self.fixed(name, stage), stage)
+            tensors[f"{where}.value"] = torch.as_tensor(played.value).half()
+            tensors[f"{where}.versus"] = torch.as_tensor(played.versus).to(torch.int8)
+        part = path.with_suffix(".part")
+        save_file(tensors, part, {"made": self.made(name)})
+        part.replace(path)
+        print(name, tensors["held_out.value"].float().mean((0, 2)).tolist(), flush=True)
 
     @cached_property
     def x(self) -> np.ndarray:
@@ -125,10 +142,34 @@ class Study:
         return validation_stage(people.draw_law(self.seed), self.x, self.seed)
 
     @cached_property
+    def raters_folder(self) -> Path:
+        return RATERS_DIR if self.seed == 0 else Path(self.config.build) / f"raters_{self.seed}"
+
+    @cached_property
+    def turns(self) -> Turns:
+        """Of the training people."""
+        return turns_of(read_turns(self.seed, self.raters_folder), "train")
+
+    @cached_property
     def raters(self) -> Sessions:
-        """Sessions of the training people."""
-        folder = RATERS_DIR if self.seed == 0 else Path(self.config.build) / f"raters_{self.seed}"
-        return bank_sessions(turns_of(read_turns(self.seed, folder), "train"))[0]
+        return bank_sessions(self.turns)[0]
+
+    def made(self, name: str) -> str:
+        """A fingerprint of all that an agent is made from, but for the code."""
+        variant = VARIANTS[name.split("/")[1]] if "/" in name else ""
+        digest = hashlib.sha256(f"{self.sizes} {variant}".encode())
+        for path in (
+            self.raters_folder / f"sessions_{self.seed}.parquet",
+            *(types_path(self.seed, k) for k in (1, 8)),
+        ):
+            digest.update(path.read_bytes())
+        return digest.hexdigest()
+
+    def check(self, path: Path, name: str) -> None:
+        """Raises `BadData` for a result that was made from other files or by other constants."""
+        with safe_open(path, "pt") as file:
+            if (file.metadata() or {}).get("made") != self.made(name):
+                raise BadData(f"{path} was made otherwise: remove {path.parent} and run again.")
 
     @cached_property
     def reader(self) -> Reader:
@@ -140,13 +181,20 @@ class Study:
 
     def _reader(self, n_types: int) -> Reader:
         sight = load_sight()
-        types = load_user_model(sight, self.seed, n_types)
-        worth = worth_of_columns(sight, types, self.seed, progress=False)
+        worth = worth_of_columns(sight, self.types(n_types), self.seed, progress=False)
         worth = fit_to_sessions(worth, self.raters)
-        path = AGENTS_DIR / f"text_worth_{n_types}_population_{self.seed}.safetensors"
+        path = self.text_worth_path(n_types)
         if not path.exists():
             save_text_worth(self._text_worth(sight.features, worth), path)
         return Reader(sight.features, load_text_worth(path), worth)
+
+    def types(self, n_types: int) -> UserTypes:
+        return load_user_model(load_sight(), self.seed, n_types)
+
+    def text_worth_path(self, n_types: int) -> Path:
+        """Population 0's are shipped."""
+        folder = AGENTS_DIR if self.seed == 0 else self.folder
+        return folder / f"text_worth_{n_types}.weights"
 
     def _text_worth(self, features: torch.Tensor, worth: ColumnWorth) -> TextWorth:
         """Learnt from the columns that raters were shown."""
@@ -184,7 +232,6 @@ class Study:
     def simulated(self) -> Sessions:
         """Trajectories of agents that exploit, explore and ask; not of the untrained one, which
         raters have seen enough of."""
-        folder = Path(self.config.build) / f"trajectories_{self.seed}"
         reader = self.reader
         behaviours = {
             "greedy, noise 1": agents.greedy(reader, 1.0, 11),
@@ -196,10 +243,14 @@ class Study:
         config = TrajectoryConfig(sessions=self.config.trajectories, seed=self.seed,
                                   population=str(self.seed), model=MODEL)  # fmt: skip
         write_trajectories(
-            folder, reader.column_worth, behaviours,
+            self.trajectories_folder, reader.column_worth, behaviours,
             training_prompts(config.sessions, self.seed), config,
         )  # fmt: skip
-        return read_trajectories(folder)
+        return read_trajectories(self.trajectories_folder)
+
+    @property
+    def trajectories_folder(self) -> Path:
+        return Path(self.config.build) / f"trajectories_{self.seed}"
 
     def data(self, source: str) -> tuple[Sessions, np.ndarray]:
         """Sessions, and the reward of each slate."""
@@ -223,29 +274,33 @@ class Study:
 
 def write_results(study: Study) -> None:
     """Utilities and head-to-heads with intervals, from everything that lies in the folder."""
-    found: dict[str, dict[str, list[Played]]] = {}
-    for path in sorted(study.folder.glob("*.safetensors")):
-        tensors = load_file(path)
-        name = path.stem.rsplit("-", 1)[0] if path.stem[-1].isdigit() else path.stem
-        for where in ("held_out", "validation"):
-            value, versus = (tensors[f"{where}.{k}"].numpy() for k in ("value", "versus"))
-            found.setdefault(where, {}).setdefault(name, []).append(
-                Played(value.astype(np.float32), versus)
-            )
-    if "untrained" not in found.get("held_out", {}):
-        return
     results = {}
     for where, stage in (("held_out", study.stage), ("validation", study.validation)):
-        abstract = reachable()[stage.initial, IDEA] >= 0
-        base = found[where]
-        results[where] = {
-            name: summary(plays, base, stage, abstract) for name, plays in base.items()
-        }
-    text = json.dumps(_rounded(results), indent=1)
-    write_atomically(AGENTS_DIR / f"results_{study.seed}.json", text.encode() + b"\n")
+        base = what_came(study.folder, where)
+        if "untrained" not in base:
+            return
+        results[where] = {name: summary(plays, base, stage) for name, plays in base.items()}
+    write_json(results, f"results_{study.seed}.json")
 
 
-def summary(plays: list[Played], base: dict, stage: Stage, abstract: np.ndarray) -> dict:
+def what_came(folder: Path, where: str = "held_out") -> dict[str, list[Played]]:
+    """By agent: of its trainings, or of the one of an agent that is not trained."""
+    found = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        tensors = load_file(path)
+        name = path.stem.rsplit("-", 1)[0] if path.stem[-1].isdigit() else path.stem
+        value, versus = (tensors[f"{where}.{k}"].numpy() for k in ("value", "versus"))
+        found.setdefault(name, []).append(Played(value.astype(np.float32), versus))
+    return found
+
+
+def write_json(results: dict, name: str) -> None:
+    write_atomically(AGENTS_DIR / name, json.dumps(rounded(results), indent=1).encode() + b"\n")
+
+
+def summary(plays: list[Played], base: dict[str, list[Played]], stage: Stage) -> dict:
+    """Of the trainings of one agent, `plays`, with intervals; against others of `base`."""
+    abstract = reachable()[stage.initial, IDEA] >= 0
     every = np.ones_like(abstract)
 
     def interval(values: np.ndarray, mask=every) -> dict:
@@ -280,11 +335,11 @@ def shares(plays: list[Played], turn: int, verdict: int) -> float:
     return float((said == verdict).sum() / ((said != UNJUDGED) | (verdict == UNJUDGED)).sum())
 
 
-def _rounded(value):
+def rounded(value):
     if isinstance(value, dict):
-        return {k: _rounded(v) for k, v in value.items()}
+        return {k: rounded(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [_rounded(v) for v in value]
+        return [rounded(v) for v in value]
     return round(value, 5) if isinstance(value, float) else value
 
 

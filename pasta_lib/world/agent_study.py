@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -50,11 +51,16 @@ def load_sight() -> Sight:
     return Sight(pictures, features_of_wordings(encoder, text), encoder, text)
 
 
+def types_path(population: int = 0, n_types: int = 8) -> Path:
+    """Where a population's shipped types lie."""
+    ending = "" if population == 0 else f"_population_{population}"
+    return USER_MODEL_DIR / f"types_{n_types}{ending}.safetensors"
+
+
 def load_user_model(sight: Sight, population: int = 0, n_types: int = 8) -> UserTypes:
     """The shipped types of a population."""
-    ending = "" if population == 0 else f"_population_{population}"
     utility = ClipUtility(sight.encoder.width, sight.text.usual, n_types, 1.0)
-    return load_types(USER_MODEL_DIR / f"types_{n_types}{ending}.safetensors", utility)
+    return load_types(types_path(population, n_types), utility)
 
 
 def worth_of_columns(

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from pasta_lib.datasets.pasta import Turns
-from pasta_lib.sessions import UNJUDGED
+from pasta_lib.sessions import UNJUDGED, Sessions
 from pasta_lib.world import people
 from pasta_lib.world.bank import prompts as bank_prompts
 from pasta_lib.world.bank import rows_of
@@ -166,6 +166,18 @@ def answers_of(turns: Turns, law: Law, x: np.ndarray) -> tuple[Answers, np.ndarr
     chosen = frame["chosen"].to_numpy(copy=True)
     told = (spread(chosen, -1), spread(versus, UNJUDGED), spread(last, -1))
     return Answers(*parts, *told), ids.to_numpy()
+
+
+def answers_in(sessions: Sessions, law: Law, x: np.ndarray) -> Answers:
+    """The same of S sessions, each as if it were all that is known of its person. `x`
+    `[9016, 4, 88]`."""
+    pictures = x[sessions.member]
+    asked_for = reachable()[sessions.initial][:, None, None, None]
+    parts = seen(law, pictures, np.broadcast_to(asked_for, (*pictures.shape[:-1], 7)))
+    last = sessions.last_pick()[:, :-1]
+    versus = np.where((sessions.chosen >= 0) & (last >= 0), sessions.versus_last, UNJUDGED)
+    told = (torch.as_tensor(part) for part in (sessions.chosen, versus, last))
+    return Answers(*parts, *told)
 
 
 def steadiness(particles: Particles) -> Tensor:

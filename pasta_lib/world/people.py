@@ -195,9 +195,9 @@ def each_subject(taste: np.ndarray) -> np.ndarray:
     return taste[:, _SPREAD_OUT]
 
 
-def column_values(picture_values: np.ndarray) -> np.ndarray:
-    """`[..., L, M]` → `[..., L]`: the mean of each column's two best pictures."""
-    return np.sort(picture_values, -1)[..., -BEST:].mean(-1)
+def column_values(picture_values: np.ndarray, best: int = BEST) -> np.ndarray:
+    """`[..., L, M]` → `[..., L]`: the mean of each column's `best` best pictures."""
+    return np.sort(picture_values, -1)[..., -best:].mean(-1)
 
 
 def choose(

@@ -13,6 +13,7 @@ from pasta_lib.candidates import propose
 from pasta_lib.seeds import gumbels, uniforms
 from pasta_lib.sessions import Sessions, begin, play
 from pasta_lib.world.people import (
+    BEST,
     Population,
     choose,
     column_values,
@@ -29,17 +30,19 @@ HELD_OUT = 0.2  # of the prompts: nobody from whom a model may learn is asked ab
 
 @dataclass(frozen=True)
 class Crowd:
-    """A population that sits in sessions (see `sessions.play`). `x`: `perceived` of the bank."""
+    """A population that sits in sessions (see `sessions.play`). `x`: `perceived` of the bank;
+    `best`: how many pictures of a column count."""
 
     people: Population
     x: np.ndarray
     seed: int
+    best: int = BEST
 
     def values(self, sessions: Sessions, member: np.ndarray) -> np.ndarray:
         """What each column of slates `[S, 4]` is worth to the one who sits there, `[S, 4]`."""
         asked_for = reachable()[sessions.initial]
         seen = picture_values(self.people, sessions.person, self.x[member], asked_for)
-        return column_values(seen)
+        return column_values(seen, self.best)
 
     def choose(self, sessions: Sessions, member: np.ndarray, values: np.ndarray) -> np.ndarray:
         return choose(self.people, sessions.person, values, self.seed, sessions.occasion)

@@ -1,0 +1,110 @@
+"""How many raters' sessions does an agent need? Everything learnt from fewer of them.
+
+    python data/makers/make_agents_from_few.py
+    python data/makers/make_agents_from_few.py --shard 0 --shards 2
+
+Of 300, 1,000, 3,000 or all 8,400 sessions (of 100, 333, 1,000 or 2,800 people, drawn by seed), and
+nothing else: eight user types by EM, what texts are worth, simulated users and their trajectories,
+and two agents, one of the raters' sessions alone and one of the simulated as well. Population 0;
+each agent is set before the same people as `make_agents.py`'s, beside its results. Writes
+data/agents/from_few.json. Some eight minutes for each of twelve on a core; an interrupted run goes
+on.
+"""
+
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import configure
+from make_agents import AgentsConfig, Study, agents_folder, summary, what_came, write_json
+
+from pasta_lib.clip_utility import fit_clip_types
+from pasta_lib.datasets.pasta import Turns
+from pasta_lib.panel import Panel
+from pasta_lib.user_types import UserTypes
+from pasta_lib.world.raters import PEOPLE, split_of
+from pasta_lib.world.study import Study as AllAnswers
+from pasta_lib.world.study import load_study
+
+SESSIONS = (300, 1000, 3000, 8400)
+DRAWS = range(3)
+SOURCES = ("real", "both")
+
+
+@dataclass(frozen=True)
+class FewConfig(AgentsConfig):
+    """Fewer trajectories than `make_agents.py`'s; PASTA had 30,000."""
+
+    trajectories: int = 30_000
+
+
+def main() -> None:
+    config = configure(FewConfig(), __doc__)
+    torch.set_num_threads(config.threads)
+    cells = [(n, draw) for n in SESSIONS for draw in DRAWS]
+    for n, draw in cells[config.shard :: config.shards]:
+        study = StudyOfFew(config, n, draw)
+        for source in SOURCES:
+            study.try_out(f"{source}/slate/{draw}")
+    write(config)
+
+
+class StudyOfFew(Study):
+    """`n` sessions: of people drawn by `draw`, three of each."""
+
+    def __init__(self, config: FewConfig, n: int, draw: int) -> None:
+        super().__init__(config, few_folder(config, n) / str(draw))
+        train = [p for p in range(PEOPLE) if split_of(np.array(p)) == "train"]
+        some = np.random.default_rng([n, draw]).permutation(train)[: round(n / 3)]
+        self.draw, self.people = draw, set(some.astype(str))
+        self.sizes |= {"sessions": n, "draw": draw}
+
+    @cached_property
+    def turns(self) -> Turns:
+        turns = super().turns
+        return turns.select(turns.frame["person_id"].isin(self.people).to_numpy())
+
+    @cache  # noqa: B019
+    def types(self, n_types: int) -> UserTypes:
+        """Found by EM in these people's sessions, by the constants of the shipped ones."""
+        learn = Panel.of(*all_answers().learn.parts[:2])
+        some = learn.select_people(np.isin(learn.person_ids.astype(str), list(self.people)))
+        return fit_clip_types(
+            some, all_answers().utility, n_types, seed=self.draw,
+            checkpoint=self.folder / "types.checkpoint",
+        )  # fmt: skip
+
+    def text_worth_path(self, n_types: int) -> Path:
+        return self.folder / f"text_worth_{n_types}.weights"
+
+    @property
+    def trajectories_folder(self) -> Path:
+        return self.folder / "trajectories"
+
+
+@cache
+def all_answers() -> AllAnswers:
+    return load_study()
+
+
+def few_folder(config: FewConfig, n: int) -> Path:
+    return Path(config.build) / "from_few" / str(n)
+
+
+def write(config: FewConfig) -> None:
+    """What came of all that is there."""
+    base, stage = what_came(agents_folder(config)), Study(config, agents_folder(config)).stage
+    results = {}
+    for n in SESSIONS:
+        for source in SOURCES:
+            plays = [play for draw in sorted(few_folder(config, n).glob("[0-9]"))
+                     for play in what_came(draw).get(f"{source}-slate", [])]  # fmt: skip
+            if plays:
+                results[f"{source}/{n}"] = {"sessions": n} | summary(plays, base, stage)
+    write_json(results, "from_few.json")
+
+
+if __name__ == "__main__":
+    main()
