@@ -120,6 +120,15 @@ def crossed_interval(
     return {"value": value, "low": value - wide, "high": value + wide, "n": len(each)}
 
 
+def crossed_ratio(
+    above: np.ndarray, below: np.ndarray, person: np.ndarray, prompt: np.ndarray
+) -> dict[str, float]:
+    """Mean of `above` `[S]` or `[seeds, S]` over that of `below` `[S]`, with `crossed_interval` of
+    what is linear in them (the delta method)."""
+    ratio = above.mean() / below.mean()
+    return crossed_interval(ratio + (above - ratio * below) / below.mean(), person, prompt)
+
+
 def _clustered(values: np.ndarray, cluster: np.ndarray) -> float:
     """Variance of the mean of `values` `[S]`, whose clusters are independent."""
     sums = np.bincount(np.unique(cluster, return_inverse=True)[1], values - values.mean())

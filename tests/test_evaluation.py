@@ -8,6 +8,7 @@ from pasta_lib.evaluation import (
     Played,
     Stage,
     crossed_interval,
+    crossed_ratio,
     held_out_stage,
     perform,
     validation_stage,
@@ -115,3 +116,20 @@ def test_few_training_seeds_make_an_interval_wider():
     error = np.sqrt(2.5 / 5)  # of the mean of five seeds
     assert apart["high"] - apart["value"] == pytest.approx(2.78 * error, rel=0.05)
     assert apart["value"] == pytest.approx(alone["value"]) and apart["n"] == 500
+
+
+def test_a_ratio_and_its_interval():
+    """A constant share of what is below is known; otherwise it covers as often as it says."""
+    rng = np.random.default_rng(0)
+    person, prompt = np.arange(400), rng.integers(60, size=400)
+    below = rng.normal(2, 1, 400)
+    exact = crossed_ratio(0.6 * below, below, person, prompt)
+    assert [exact[k] for k in ("value", "low", "high")] == pytest.approx([0.6] * 3)
+    covered = 0
+    for _ in range(300):
+        common = rng.normal(size=60)[prompt]
+        below = 2 + common + rng.normal(size=400)
+        above = 1 + 0.5 * common + rng.normal(size=(3, 400))  # a ratio of one half
+        found = crossed_ratio(above, below, person, prompt)
+        covered += found["low"] <= 0.5 <= found["high"]
+    assert 0.92 <= covered / 300 <= 0.99

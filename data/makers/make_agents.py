@@ -31,6 +31,7 @@ from pasta_lib.evaluation import (
     Played,
     Stage,
     crossed_interval,
+    crossed_ratio,
     held_out_stage,
     perform,
     validation_stage,
@@ -59,6 +60,9 @@ from pasta_lib.world.scenes import IDEA
 from pasta_lib.world.weights import write_atomically
 
 SEEDS = range(5)
+SHIPPED = "both-slate-0"
+RIVALS = ("untrained", "history_baseline", "greedy_one_type", "greedy", "curious", "real-slate",
+          "simulated-slate", "both-additive", "oracle")  # fmt: skip
 FIXED = ("untrained", "history_baseline", "greedy_one_type", "greedy", "curious", "greedy_peeking",
          "oracle", "oracle_peeking")  # fmt: skip
 TRAINED = (("both", "slate"), ("both", "additive"), ("simulated", "slate"), ("real", "slate"),
@@ -69,6 +73,7 @@ VARIANTS = {
     "text": IQLConfig(belief=False),
     "slate50": IQLConfig(slate_level=True, expectile=0.5),
     "slate90": IQLConfig(slate_level=True, expectile=0.9),
+    "brief": IQLConfig(slate_level=True, steps=1250),  # for `make_agents_from_few`
 }
 
 
@@ -96,6 +101,8 @@ def main() -> None:
     for name in [*fixed, *trained]:
         study.try_out(name)
     write_results(study)
+    if study.seed == 0:
+        ship(study)
 
 
 def agents_folder(config: AgentsConfig) -> Path:
@@ -185,6 +192,7 @@ class Study:
         worth = fit_to_sessions(worth, self.raters)
         path = self.text_worth_path(n_types)
         if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
             save_text_worth(self._text_worth(sight.features, worth), path)
         return Reader(sight.features, load_text_worth(path), worth)
 
@@ -194,7 +202,7 @@ class Study:
     def text_worth_path(self, n_types: int) -> Path:
         """Population 0's are shipped."""
         folder = AGENTS_DIR if self.seed == 0 else self.folder
-        return folder / f"text_worth_{n_types}.weights"
+        return folder / "text_worth" / f"{n_types}_types.safetensors"
 
     def _text_worth(self, features: torch.Tensor, worth: ColumnWorth) -> TextWorth:
         """Learnt from the columns that raters were shown."""
@@ -277,10 +285,22 @@ def write_results(study: Study) -> None:
     results = {}
     for where, stage in (("held_out", study.stage), ("validation", study.validation)):
         base = what_came(study.folder, where)
-        if "untrained" not in base:
+        if not {"untrained", "oracle"} <= base.keys():
             return
         results[where] = {name: summary(plays, base, stage) for name, plays in base.items()}
     write_json(results, f"results_{study.seed}.json")
+
+
+def ship(study: Study) -> None:
+    """Keep one agent's weights, and how the trainings went, for the notebooks."""
+    logs = {}
+    for path in sorted(study.folder.glob("*.weights")):
+        with safe_open(path, "pt") as file:
+            log = json.loads(file.metadata()["log"])
+        logs.setdefault(path.stem.rsplit("-", 1)[0], []).append(log)
+        if path.stem == SHIPPED:
+            write_atomically(AGENTS_DIR / f"{SHIPPED}.safetensors", path.read_bytes())
+    write_json(logs, "training_logs.json", indent=None)
 
 
 def what_came(folder: Path, where: str = "held_out") -> dict[str, list[Played]]:
@@ -294,39 +314,50 @@ def what_came(folder: Path, where: str = "held_out") -> dict[str, list[Played]]:
     return found
 
 
-def write_json(results: dict, name: str) -> None:
-    write_atomically(AGENTS_DIR / name, json.dumps(rounded(results), indent=1).encode() + b"\n")
+def write_json(results: dict, name: str, indent: int | None = 1) -> None:
+    text = json.dumps(rounded(results), indent=indent)
+    write_atomically(AGENTS_DIR / name, text.encode() + b"\n")
 
 
 def summary(plays: list[Played], base: dict[str, list[Played]], stage: Stage) -> dict:
     """Of the trainings of one agent, `plays`, with intervals; against others of `base`."""
     abstract = reachable()[stage.initial, IDEA] >= 0
-    every = np.ones_like(abstract)
+    kinds = {"all": np.ones_like(abstract), "abstract": abstract, "concrete": ~abstract}
 
-    def interval(values: np.ndarray, mask=every) -> dict:
-        return crossed_interval(values[:, mask], stage.person[mask], stage.initial[mask])
+    def over(values: np.ndarray, kind="all", function=crossed_interval, **more) -> dict:
+        mask = kinds[kind]
+        return function(values[..., mask], **more, person=stage.person[mask],
+                        prompt=stage.initial[mask])  # fmt: skip
 
-    def against(other: str, mask=every, best=False) -> dict:
+    def wins(agent: list[Played], other: str, best=False) -> np.ndarray:
         rivals = base[other]
-        wins = [win_probability(p, rivals[i % len(rivals)], stage, best=best)
-                for i, p in enumerate(plays)]  # fmt: skip
-        return interval(np.stack(wins), mask)
+        return np.stack([
+            win_probability(play, rivals[i % len(rivals)], stage, best=best)
+            for i, play in enumerate(agent)
+        ])  # fmt: skip
 
     utility = np.stack([p.utility for p in plays])  # [seeds, S, T]
-    out = {
+    (start,), (bound,) = (np.stack([p.utility for p in base[k]]) for k in ("untrained", "oracle"))
+    more = wins(plays, "untrained") - 0.5
+    most = wins(base["oracle"], "untrained")[0] - 0.5
+    return {
         "seeds": len(plays),
-        "utility": [interval(utility[..., t]) for t in range(utility.shape[2])],
-        "summed": interval(utility.sum(2)),
+        "utility": [over(utility[..., t]) for t in range(utility.shape[2])],
+        "summed": over(utility.sum(2)),
         "versus": {str(v): [shares(plays, t, v) for t in range(1, utility.shape[2])]
                    for v in (1, 0, -1, UNJUDGED)},
+        "wins_against": {o: over(wins(plays, o)) for o in RIVALS if o in base},
+        "wins": {kind: over(more + 0.5, kind) for kind in kinds},
+        "wins_best_column": over(wins(plays, "untrained", best=True)),
+        "of_the_oracle": {
+            kind: over(more, kind, crossed_ratio, below=most[mask]) for kind, mask in kinds.items()
+        },
+        "gap_closed": {
+            name: over(part(utility) - part(start), function=crossed_ratio,
+                       below=part(bound) - part(start))
+            for name, part in (("final", lambda u: u[..., -1]), ("summed", lambda u: u.sum(-1)))
+        },
     }  # fmt: skip
-    for other in ("untrained", "history_baseline", "greedy_one_type", "greedy", "oracle"):
-        if other in base:
-            out[f"wins_against_{other}"] = against(other)
-    out["wins_abstract"] = against("untrained", abstract)
-    out["wins_concrete"] = against("untrained", ~abstract)
-    out["wins_best_column"] = against("untrained", best=True)
-    return out
 
 
 def shares(plays: list[Played], turn: int, verdict: int) -> float:

@@ -6,9 +6,9 @@
 Of 300, 1,000, 3,000 or all 8,400 sessions (of 100, 333, 1,000 or 2,800 people, drawn by seed), and
 nothing else: eight user types by EM, what texts are worth, simulated users and their trajectories,
 and two agents, one of the raters' sessions alone and one of the simulated as well. Population 0;
-each agent is set before the same people as `make_agents.py`'s, beside its results. Writes
-data/agents/from_few.json. Some eight minutes for each of twelve on a core; an interrupted run goes
-on.
+each agent is trained for half as many steps as `make_agents.py`'s, and set before the same people,
+beside its results. Writes data/agents/from_few.json. Some six minutes for each of twelve on a core;
+an interrupted run goes on.
 """
 
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ def main() -> None:
     for n, draw in cells[config.shard :: config.shards]:
         study = StudyOfFew(config, n, draw)
         for source in SOURCES:
-            study.try_out(f"{source}/slate/{draw}")
+            study.try_out(f"{source}/brief/{draw}")
     write(config)
 
 
@@ -77,7 +77,7 @@ class StudyOfFew(Study):
         )  # fmt: skip
 
     def text_worth_path(self, n_types: int) -> Path:
-        return self.folder / f"text_worth_{n_types}.weights"
+        return self.folder / "text_worth" / f"{n_types}_types.safetensors"
 
     @property
     def trajectories_folder(self) -> Path:
@@ -100,7 +100,7 @@ def write(config: FewConfig) -> None:
     for n in SESSIONS:
         for source in SOURCES:
             plays = [play for draw in sorted(few_folder(config, n).glob("[0-9]"))
-                     for play in what_came(draw).get(f"{source}-slate", [])]  # fmt: skip
+                     for play in what_came(draw).get(f"{source}-brief", [])]  # fmt: skip
             if plays:
                 results[f"{source}/{n}"] = {"sessions": n} | summary(plays, base, stage)
     write_json(results, "from_few.json")
