@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 # Tests set PASTA_FIGURES, so that running a notebook to check it leaves the saved figures alone.
@@ -61,6 +62,7 @@ def save_figure(
 ) -> None:
     """Write `name.png`, for line figures `name.svg`, and `name.json` with what they show.
 
+    Figures of pictures are saved in 256 colours, a quarter of the size.
     `numbers` holds what is plotted and claimed, nested as one likes; `tolerances` says for each of
     its top-level keys by how much a number may move before `make figures` reports it. `inputs` are
     files whose sha256 is noted. Each file is written under another name first and then renamed.
@@ -85,6 +87,9 @@ def save_figure(
         metadata = {"Date": None} if kind == "svg" else {"Software": None}
         part = folder / f".{name}.{kind}.part"
         fig.savefig(part, format=kind, metadata=metadata)
+        if not lines:
+            with Image.open(part) as image:
+                image.convert("RGB").quantize().save(part, "PNG", optimize=True)
         os.replace(part, folder / f"{name}.{kind}")
     part = folder / f".{name}.json.part"
     part.write_text(json.dumps(sidecar, indent=1) + "\n")

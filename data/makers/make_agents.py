@@ -44,7 +44,7 @@ from pasta_lib.simulator import ColumnWorth, expected_utility, fit_to_sessions
 from pasta_lib.text_worth import TextWorth, fit_text_worth, load_text_worth, save_text_worth
 from pasta_lib.trajectories import TrajectoryConfig, read_trajectories, write_trajectories
 from pasta_lib.user_types import UserTypes
-from pasta_lib.world import oracle, people
+from pasta_lib.world import oracle, people, raters
 from pasta_lib.world.agent_study import (
     AGENTS_DIR,
     load_sight,
@@ -188,7 +188,8 @@ class Study:
 
     def _reader(self, n_types: int) -> Reader:
         sight = load_sight()
-        worth = worth_of_columns(sight, self.types(n_types), self.seed, progress=False)
+        prompts = raters.initial_prompts(self.seed)
+        worth = worth_of_columns(sight, self.types(n_types), prompts, progress=False)
         worth = fit_to_sessions(worth, self.raters)
         path = self.text_worth_path(n_types)
         if not path.exists():

@@ -64,10 +64,12 @@ def load_user_model(sight: Sight, population: int = 0, n_types: int = 8) -> User
 
 
 def worth_of_columns(
-    sight: Sight, types: UserTypes, population: int = 0, progress: bool = True
+    sight: Sight, types: UserTypes, initial: np.ndarray | None = None, progress: bool = True
 ) -> ColumnWorth:
-    """Of all columns under all prompts from which sessions begin. Ten seconds, 115 MB."""
-    initial = raters.initial_prompts(population)
+    """Of all columns under the prompts `initial`, members `[P]`; by default those from which
+    population 0's sessions begin: 400, ten seconds, 115 MB."""
+    if initial is None:
+        initial = raters.initial_prompts(0)
     with torch.no_grad():
         asked = sight.text(
             torch.as_tensor(sight.encoder.encode_texts([prompts()[i] for i in initial]))
