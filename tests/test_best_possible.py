@@ -1,11 +1,13 @@
 """Bayes' prediction of what people answer, against brute force, and with planted truth."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from pasta_lib.datasets.pasta import read_sessions
+from pasta_lib.datasets.pasta import bank_sessions, read_sessions
 from pasta_lib.datasets.rows import Account
 from pasta_lib.sessions import UNJUDGED
 from pasta_lib.world import people
@@ -14,6 +16,7 @@ from pasta_lib.world.bank import prompts as bank_prompts
 from pasta_lib.world.best_possible import (
     Answers,
     Particles,
+    answers_in,
     answers_of,
     log_judgement,
     predict,
@@ -158,3 +161,17 @@ def test_what_people_saw_is_read_off_their_files(law):
         assert (answers.last[u, t] == -1) if first else (answers.last[u, t] < t)
         place[name] += 1
     assert (answers.chosen >= 0).sum() == (turns.frame["chosen"] >= 0).sum()
+
+
+def test_sessions_are_answers_as_their_files_are(law):
+    """Of sessions as arrays, what `answers_of` reads off the same sessions' rows."""
+    turns = read_sessions(RATERS_DIR / "sessions_0.parquet", Account())
+    turns = turns.select(np.arange(len(turns.frame)) < 200)
+    alone = replace(turns, frame=turns.frame.assign(person_id=turns.frame["session_id"]))
+    x = perceived(load_bank())
+    written, ids = answers_of(alone, law, x.reshape(-1, x.shape[2]))
+    sessions, left_out = bank_sessions(turns)
+    assert len(ids) == len(sessions.session) and not left_out
+    for name, want in vars(written).items():
+        got = getattr(answers_in(sessions, law, x), name)
+        assert torch.allclose(got.double(), want.double(), atol=1e-6), name

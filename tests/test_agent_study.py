@@ -1,0 +1,122 @@
+"""The shipped results of agents: what is asked of them, and that they are what they say."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pasta_lib.agents import iql_agent
+from pasta_lib.baselines import untrained
+from pasta_lib.datasets.pasta import bank_sessions
+from pasta_lib.evaluation import Played, held_out_stage, perform, win_probability
+from pasta_lib.histories import Reader
+from pasta_lib.iql import IQLConfig, load_trained
+from pasta_lib.simulator import fit_to_sessions
+from pasta_lib.text_worth import load_text_worth
+from pasta_lib.world import agent_study, people
+from pasta_lib.world.agent_study import AGENTS_DIR
+from pasta_lib.world.bank import load_bank
+from pasta_lib.world.rater_files import read_turns, turns_of
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "data" / "makers"))
+from make_agents import summary
+
+POPULATIONS = (0, 1, 2)
+RESULTS = {p: json.loads((AGENTS_DIR / f"results_{p}.json").read_text()) for p in POPULATIONS}
+PASTA = {p: results["held_out"]["both-slate"] for p, results in RESULTS.items()}
+
+
+@pytest.mark.parametrize("population", POPULATIONS)
+def test_pasta_against_the_untrained_baseline(population):
+    """(win - .5) / (the oracle's - .5) ≥ .60, both kinds of prompts pooled and apart."""
+    for kind in ("all", "abstract", "concrete"):
+        assert PASTA[population]["of_the_oracle"][kind]["value"] >= 0.6, kind
+    assert PASTA[population]["of_the_oracle"]["all"]["low"] >= 0.6
+    assert PASTA[population]["seeds"] == 5 and PASTA[population]["summed"]["n"] >= 1000
+
+
+@pytest.mark.parametrize("population", POPULATIONS)
+def test_pasta_against_those_who_know_less(population):
+    against = PASTA[population]["wins_against"]
+    assert against["history_baseline"]["low"] > 0.5
+    assert against["greedy_one_type"]["value"] >= 0.6
+
+
+@pytest.mark.parametrize("population", POPULATIONS)
+def test_learning_adds_to_knowing_the_types(population):
+    against = PASTA[population]["wins_against"]["greedy"]
+    assert against["value"] >= 0.53 and against["low"] > 0.5
+
+
+@pytest.mark.parametrize("population", POPULATIONS)
+def test_the_gap_to_the_oracle_is_closed(population):
+    assert PASTA[population]["gap_closed"]["final"]["value"] >= 0.5
+    assert PASTA[population]["gap_closed"]["summed"]["value"] >= 0.4
+
+
+def test_the_critic_was_chosen_by_validation_people():
+    validation = RESULTS[0]["validation"]
+    critics = ("both-slate", "both-additive", "both-text")
+    assert max(critics, key=lambda k: validation[k]["wins"]["all"]["value"]) == "both-slate"
+
+
+def test_types_are_recognised_nearly_as_well_as_they_can_be():
+    recognised = json.loads((AGENTS_DIR / "types_recognised.json").read_text())
+    for by_turn in recognised.values():
+        model, exact = (by_turn[who][-1]["value"] for who in ("user_model", "exact_posterior"))
+        assert model >= 0.9 * exact
+
+
+def test_agents_rank_alike_before_other_people():
+    """From the oracle down, but for those that PASTA and its neighbours can't be told from."""
+    worlds = json.loads((AGENTS_DIR / "other_people.json").read_text())
+    ranking = ("oracle", "both/slate", "greedy", "greedy_one_type", "history_baseline", "untrained")
+    assert len(worlds) == 4
+    for world in worlds.values():
+        wins = [world[name]["win_rate"]["value"] for name in ranking]
+        assert wins == sorted(wins, reverse=True)
+
+
+def test_the_shipped_agent_earns_what_is_written():
+    sight = agent_study.load_sight()
+    raters = bank_sessions(turns_of(read_turns(), "train"))[0]
+    worth = agent_study.worth_of_columns(sight, agent_study.load_user_model(sight), progress=False)
+    worth = fit_to_sessions(worth, raters)
+    texts = load_text_worth(AGENTS_DIR / "text_worth" / "8_types.safetensors")
+    reader = Reader(sight.features, texts, worth)
+    sizes = reader.features.shape[-1], 2 * reader.features.shape[-1] + 5, 8
+    path = AGENTS_DIR / "both-slate-0.safetensors"
+    pasta = iql_agent(load_trained(path, *sizes, IQLConfig(slate_level=True)), reader)
+    stage = held_out_stage(people.draw_law(0), people.perceived(load_bank()), 0, 2000)
+    plays = {"untrained": perform(untrained(0), stage), "both-slate": perform(pasta, stage)}
+    tolerance = {"untrained": 2e-3, "both-slate": 0.03}  # of five trainings, one is shipped
+    for name, play in plays.items():
+        written = [turn["value"] for turn in RESULTS[0]["held_out"][name]["utility"]]
+        assert play.utility.mean(0) == pytest.approx(written, abs=tolerance[name])
+    wins = win_probability(plays["both-slate"], plays["untrained"], stage).mean()
+    assert wins == pytest.approx(PASTA[0]["wins"]["all"]["value"], abs=0.01)
+
+
+def test_a_summary_by_hand():
+    """Utility 0 untrained, 2 for the oracle, and halfway for two trainings of an agent."""
+    stage = held_out_stage(people.draw_law(0), np.zeros((9016, 4, 88), np.float32), 0, 100)
+    stage.crowd.people.steadiness[:] = 2.0
+    verdicts = np.tile([-9, 1, 1, -1, 0], (100, 1))
+
+    def constant(value):
+        return [Played(np.full((100, 5, 4), value), verdicts)]
+
+    base = {"untrained": constant(0.0), "oracle": constant(2.0), "greedy": constant(1.0)}
+    found = summary(constant(1.0) * 2, base, stage)
+    halfway, most = (1 / (1 + np.exp(-2.0 * gap)) for gap in (1, 2))
+    assert found["seeds"] == 2 and found["summed"]["value"] == pytest.approx(5)
+    assert found["wins"]["abstract"]["value"] == pytest.approx(halfway)
+    assert found["wins_against"]["oracle"]["value"] == pytest.approx(1 - halfway)
+    assert found["wins_against"]["greedy"]["value"] == pytest.approx(0.5)
+    for kind in ("all", "abstract", "concrete"):
+        share = found["of_the_oracle"][kind]["value"]
+        assert share == pytest.approx((halfway - 0.5) / (most - 0.5))
+    assert found["gap_closed"]["final"]["value"] == pytest.approx(0.5)
+    assert found["versus"]["1"] == [1, 1, 0, 0] and found["versus"]["-1"] == [0, 0, 1, 0]
