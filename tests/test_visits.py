@@ -10,7 +10,13 @@ import threading
 
 import pytest
 
+from pasta_lib.candidates import wordings
+from pasta_lib.choices import BadData
+from pasta_lib.datasets.pasta import bank_sessions, read_sessions
+from pasta_lib.datasets.rows import Account
+from pasta_lib.sessions import NONE, UNJUDGED
 from pasta_lib.visits import VisitError, forget, of_person, open_log, record, state
+from pasta_lib.world.bank import image_ids
 
 
 def begin(log, session="s1", person="ann", agent="pasta"):
@@ -141,6 +147,11 @@ def test_kill_9_in_the_middle_loses_no_answer(tmp_path):
     path = tmp_path / "visits.sqlite"
     code = """
 import sys
+from pasta_lib.candidates import wordings
+from pasta_lib.choices import BadData
+from pasta_lib.datasets.pasta import bank_sessions, read_sessions
+from pasta_lib.datasets.rows import Account
+from pasta_lib.sessions import NONE, UNJUDGED
 from pasta_lib.visits import open_log, record
 asked = dict(person_id="ann", agent="pasta", initial_prompt="a cat", model="m")
 with open_log(sys.argv[1]) as log:
@@ -216,3 +227,34 @@ def test_people_can_take_their_sessions_away_and_have_them_deleted(tmp_path):
         assert forget(log, "ann") == 4
         assert of_person(log, "ann") == [] and len(of_person(log, "bob")) == 1
     assert b"ann" not in path.read_bytes()
+
+
+def test_what_visitors_leave_is_rater_data(tmp_path):
+    """A class that picked: read like the raters' file, picks, judgements and all."""
+    path = tmp_path / "visits.sqlite"
+    texts, ids = wordings()[[5, 700, 1400, 2800], 0].tolist(), image_ids()[[5, 700, 1400, 2800]]
+    with open_log(path) as log:
+        for s in range(3):
+            record(log, f"s{s}", "begin", person_id=f"p{s}", agent="pasta", model="m",
+                   initial_prompt=str(wordings()[9, 0]))  # fmt: skip
+            for turn in range(1, 6):
+                record(log, f"s{s}", "slate", turn=turn, slate=texts, images=ids.tolist(),
+                       category=["rephrase", "elaboration", "style", "creative"])  # fmt: skip
+                if s == 2 and turn == 3:
+                    record(log, f"s{s}", "skip", turn=turn)
+                    continue
+                record(log, f"s{s}", "pick", turn=turn, column=(s + turn) % 4)
+                if turn > 1:
+                    record(log, f"s{s}", "judge", turn=turn, versus_last="worse")
+        begin(log, "empty", "nobody")
+    account = Account()
+    turns = read_sessions(path, account)
+    assert not account.reasons and len(turns.frame) == 15
+    sessions, left_out = bank_sessions(turns)
+    assert left_out == 0 and sessions.initial.tolist() == [9] * 3
+    assert sessions.chosen.tolist() == [[1, 2, 3, 0, 1], [2, 3, 0, 1, 2], [3, 0, NONE, 2, 3]]
+    assert sessions.member[1, 4].tolist() == [5, 700, 1400, 2800]
+    assert sessions.versus_last[2].tolist() == [UNJUDGED, -1, UNJUDGED, -1, -1]
+    (tmp_path / "other.sqlite").write_bytes(b"")
+    with pytest.raises(BadData, match=r"other.sqlite: no such table"):
+        read_sessions(tmp_path / "other.sqlite", account)

@@ -6,7 +6,10 @@ declared `mapping`, from our names (`COLUMNS`) to its own; a missing column is n
 
 from __future__ import annotations
 
+import json
+import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,14 +55,15 @@ class Turns:
 def read_sessions(
     path: str | Path, account: Account, mapping: Mapping[str, str] | None = None
 ) -> Turns:
-    """A parquet file of sessions, a row a turn. Memory: some 500 bytes a turn.
+    """A parquet file of sessions, a row a turn, or the table or view `sessions` of an SQLite file
+    (as visitors leave it), where lists are JSON. Memory: some 500 bytes a turn.
 
     `mapping`: our name → the file's, where they differ. A session with a fault is refused whole,
     since what its person saw is not known: a gap in its turns, a `chosen` that is no column, a
     judgement that is none of better / same / worse, a slate and pictures of different lengths, an
     empty prompt. Rows refused are counted in `account`.
 
-    Raises `BadData`, naming the file, for a column that is not there.
+    Raises `BadData`, naming the file, for a column or a table that is not there.
     """
     path = Path(path)
     table = _table(path, {c: c for c in COLUMNS} | dict(mapping or {}))
@@ -266,7 +270,7 @@ def _observed(turns: Turns, rows: np.ndarray, images: np.ndarray, target: np.nda
 
 
 def _table(path: Path, names: Mapping[str, str]) -> pa.Table:
-    table = open_parquet(path).read()
+    table = _of_sqlite(path) if path.suffix == ".sqlite" else open_parquet(path).read()
     for ours, theirs in names.items():
         if theirs not in table.column_names:
             raise BadData(
@@ -274,6 +278,23 @@ def _table(path: Path, names: Mapping[str, str]) -> pa.Table:
                 f"Declare how it is called there: mapping={{{ours!r}: '…'}}."
             )
     return table.select(list(names.values())).rename_columns(list(names))
+
+
+def _of_sqlite(path: Path) -> pa.Table:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there")
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        try:
+            rows = database.execute("select * from sessions")
+            names, rows = [column[0] for column in rows.description], rows.fetchall()
+        except sqlite3.DatabaseError as error:
+            raise BadData(f"{path.name}: {error}; expected a table or view sessions.") from error
+    kinds = {"slate": pa.list_(pa.string()), "category": pa.list_(pa.string()),
+             "images": pa.list_(pa.list_(pa.string()))}  # fmt: skip
+    columns = {name: [row[i] for row in rows] for i, name in enumerate(names)}
+    for name in columns.keys() & kinds:
+        columns[name] = [json.loads(text) for text in columns[name]]
+    return pa.table({name: pa.array(v, kinds.get(name)) for name, v in columns.items()})
 
 
 def _gaps(frame: pd.DataFrame) -> np.ndarray:
