@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from pasta_lib.candidates import CATEGORIES
@@ -127,3 +127,36 @@ def test_a_small_language_model_in_the_real_format(tmp_path):
     network.eval().save_pretrained(tmp_path)
     assert (tmp_path / "model.safetensors").exists()
     assert expand(language_model(str(tmp_path), max_new_tokens=500), "a fox") == GOOD
+
+
+@pytest.mark.parametrize(
+    "template", [None, "{{ bos_token }}<user>{{ messages[0]['content'] }}<model>"]
+)
+def test_what_the_model_reads_begins_once(tmp_path, monkeypatch, template):
+    """One start token: the tokenizer's own, or that of its chat template, whose marks are there."""
+    marks = ["<s>", "</s>", "<user>", "<model>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merged = Tokenizer(models.BPE({t: i for i, t in enumerate([*marks, *alphabet])}, []))
+    merged.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    merged.decoder = decoders.ByteLevel()
+    merged.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=merged, bos_token="<s>", eos_token="</s>",
+        additional_special_tokens=marks[2:],
+    )  # fmt: skip
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(tmp_path)
+    GPT2LMHeadModel(GPT2Config(
+        vocab_size=len(tokenizer), n_positions=64, n_embd=8, n_layer=1, n_head=1,
+        bos_token_id=0, eos_token_id=1,
+    )).save_pretrained(tmp_path)  # fmt: skip
+    read = []
+
+    def generate(self, input_ids, **more):
+        read.extend(input_ids[0].tolist())
+        return input_ids
+
+    monkeypatch.setattr(GPT2LMHeadModel, "generate", generate)
+    assert language_model(str(tmp_path))("a fox") == ""
+    text = "".join(tokenizer.convert_ids_to_tokens(read)).replace("Ġ", " ")
+    assert text == ("<s><user>a fox<model>" if template else "<s>a fox")
