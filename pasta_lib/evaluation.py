@@ -105,7 +105,7 @@ def crossed_interval(
     """
     if len(np.unique(person)) < 2 or len(np.unique(prompt)) < 2:
         raise ValueError("One person, or one prompt, tells nothing of others: no interval.")
-    values = np.atleast_2d(values)
+    values = np.atleast_2d(values).astype(float)
     each = values.mean(0)
     both = np.unique(np.stack([person, prompt], 1), axis=0, return_inverse=True)[1]
     of_people, of_prompts, of_both = (_clustered(each, c) for c in (person, prompt, both))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
 from pasta_lib.candidates import wordings
-from pasta_lib.sessions import NONE, SLATE, TURNS, Sessions
+from pasta_lib.sessions import NONE, SLATE, TURNS, Sessions, begin
 from pasta_lib.simulator import ColumnWorth
 from pasta_lib.text_worth import TextWorth
 
@@ -58,6 +58,13 @@ class Reader:
     text_worth: TextWorth
     column_worth: ColumnWorth
     embed: Callable[[list[str]], Tensor] | None = None
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Of features, of what is told of a turn, and of types: F, W, K."""
+        zero = np.zeros(1, np.int64)
+        told = self.history(begin(zero, zero, zero), torch.zeros(1, 1, 1)).past
+        return self.features.shape[-1], told.shape[-1], self.column_worth.n_types
 
     def history(self, sessions: Sessions, belief: Tensor) -> History:
         """Of S sessions, and their `simulator.beliefs`."""
@@ -130,9 +137,9 @@ def language_reader(
     @torch.no_grad()
     def embed(texts: list[str]) -> Tensor:
         out = []
-        for begin in range(0, len(texts), batch_size):
+        for start in range(0, len(texts), batch_size):
             batch = tokenizer(
-                texts[begin : begin + batch_size], padding=True, return_tensors="pt"
+                texts[start : start + batch_size], padding=True, return_tensors="pt"
             ).to(device)
             states = network(**batch).last_hidden_state
             last = batch["attention_mask"].sum(1) - 1

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -167,9 +168,7 @@ def train_iql(
     leaves the best slates the same. See `learn` for `checkpoint`.
     """
     belief = beliefs(reader.column_worth, sessions)
-    one = reader.history(sessions.select(np.arange(1)), belief[:1])
-    sizes = one.prompt.shape[-1], one.past.shape[-1], belief.shape[-1]
-    value, critics = new_networks(*sizes, config, seed)
+    value, critics = new_networks(*reader.sizes, config, seed)
     reward = torch.as_tensor(reward, dtype=torch.float32)
     reward = reward - reward.mean()
     worth = _worth_of_texts(reader, sessions)
@@ -180,9 +179,12 @@ def train_iql(
         slates = Slates(reader.texts(some.member, some.wording), worth[rows])
         return reader.history(some, belief[rows]), slates, reward[rows]
 
+    digest = hashlib.sha256()
+    for part in (reward, belief, worth):
+        digest.update(part.contiguous().numpy())
     return learn(
         value, critics, batch, len(reward), seed=seed, config=config, checkpoint=checkpoint,
-        progress=progress,
+        of=digest.hexdigest(), progress=progress,
     )  # fmt: skip
 
 
@@ -222,6 +224,7 @@ def learn(
     seed: int,
     config: IQLConfig,
     checkpoint: str | Path | None = None,
+    of: str = "",
     progress: bool = True,
 ) -> Trained:
     """Implicit Q-learning with any networks.
@@ -230,14 +233,14 @@ def learn(
     rewards `[B, T]`; `value(history)` is `[B, T + 1]`, of which the last does not count, and a
     critic's `(history, slates)` `[B, T]`. With `checkpoint`, training is written there every
     hundred steps, and a call with the same arguments goes on from it to the same result; `BadData`
-    is raised for one of another config, seed or n.
+    is raised for one of another config, seed or n, or of other sessions, as `of` names them.
     """
     generator = torch.Generator().manual_seed(seed)
     targets = copy.deepcopy(critics).requires_grad_(False)
     networks = nn.ModuleDict({"value": value, "critics": critics, "targets": targets})
     learnt = [*value.parameters(), *critics.parameters()]
     adam = torch.optim.AdamW(learnt, config.learning_rate, weight_decay=config.weight_decay)
-    run = json.dumps([dataclasses.asdict(config), seed, n])
+    run = json.dumps([dataclasses.asdict(config), seed, n, of])
     done, log = _resume(checkpoint, networks, adam, generator, run)
     for step in tqdm(range(done, config.steps), disable=not progress, unit="step", desc="IQL"):
         falling = (1 + math.cos(math.pi * step / config.steps)) / 2
@@ -287,7 +290,7 @@ def _resume(path, networks: nn.Module, adam, generator, run: str) -> tuple[int, 
         return 0, []
     with safe_open(path, "pt") as file:
         if file.metadata()["run"] != run:
-            raise BadData(f"{path} is of another training (config, seed, n): move it away.")
+            raise BadData(f"{path} is of another training (config, seed, sessions): move it away.")
         log = json.loads(file.metadata()["log"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     networks.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("net.")})

@@ -9,6 +9,7 @@ model's R_k of columns that were drawn, regressed on what the text and the initi
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,7 +101,7 @@ def features_of_wordings(encoder: ClipEncoder, concepts: Concepts) -> Tensor:
 
 def save_text_worth(model: TextWorth, path: str | Path) -> None:
     """Parameters in half precision, as safetensors."""
-    part = Path(path).with_suffix(".part")
+    part = Path(path).with_suffix(f".{os.getpid()}.part")  # several processes may be at it
     save_file({k: v.half().contiguous() for k, v in model.state_dict().items()}, part)
     part.replace(path)
 

@@ -14,7 +14,14 @@ from pasta_lib.agents import curious, greedy, iql_agent, peeking, promising_slat
 from pasta_lib.baselines import best_slate, untrained
 from pasta_lib.candidates import CATEGORY, propose, wordings
 from pasta_lib.histories import Reader, language_reader, transcripts
-from pasta_lib.iql import IQLConfig, Trained, new_networks, slate_statistics, train_iql
+from pasta_lib.iql import (
+    IQLConfig,
+    Trained,
+    _worth_of_texts,
+    new_networks,
+    slate_statistics,
+    train_iql,
+)
 from pasta_lib.sessions import NONE, Sessions, begin, play
 from pasta_lib.simulator import ColumnWorth, SimulatedUsers, beliefs
 from pasta_lib.text_worth import (
@@ -246,6 +253,8 @@ def test_a_critic_learns_from_the_turns_of_its_sessions(reader, monkeypatch):
         same = np.sort(iql_agent(new, reader)(begun, offered), 1)
         assert (same == np.sort(greedy(reader)(begun, offered), 1)).all()
     every = reader.slates(sessions, sessions.member, sessions.wording)
+    assert torch.allclose(slates.worth, every.worth[[7, 3]])
+    assert torch.allclose(_worth_of_texts(reader, sessions, at_once=5), every.worth)
     statistics = slate_statistics(
         beliefs(reader.column_worth, sessions)[:, :-1], every.worth
     ).flatten(0, 1)
@@ -291,7 +300,8 @@ def test_a_language_model_reads_histories(reader, moment, small_language_model):
     whole = play(started(), untrained(1), users, 0)
     config = IQLConfig(steps=3, batch=4, hidden=8)
     learnt = train_iql(whole, np.zeros((N, 5)), reading, seed=0, config=config, progress=False)
-    assert learnt.value.encoder.recurrent.input_size == 16
+    assert learnt.value.encoder.recurrent.input_size == reading.sizes[1] == 16
+    assert reader.sizes == (F, 2 * F + 5, K)
     slate = iql_agent(learnt, reading)(sessions, candidates)
     assert (np.diff(np.sort(CATEGORY[slate], 1)) > 0).all()
 

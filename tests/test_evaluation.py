@@ -133,3 +133,9 @@ def test_a_ratio_and_its_interval():
         found = crossed_ratio(above, below, person, prompt)
         covered += found["low"] <= 0.5 <= found["high"]
     assert 0.92 <= covered / 300 <= 0.99
+
+
+def test_what_never_differs_has_no_interval():
+    """An agent against itself, in single precision."""
+    found = crossed_interval(np.zeros((5, 40), np.float32), np.arange(40), np.arange(40) % 7)
+    assert (found["low"], found["value"], found["high"]) == (0, 0, 0)

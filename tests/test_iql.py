@@ -99,21 +99,13 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     config = IQLConfig(steps=100, batch=16)
     path = tmp_path / "c.safetensors"
 
-    def run(seed=0, config=config):
+    def run(seed=0, config=config, of=""):
         critics = nn.ModuleList([AdditiveTable(mdp), AdditiveTable(mdp)])
-        learn(
-            TableValue(mdp),
-            critics,
-            batch,
-            n,
-            seed=seed,
-            config=config,
-            checkpoint=path,
-            progress=False,
-        )
+        more = {"seed": seed, "config": config, "of": of, "checkpoint": path, "progress": False}
+        learn(TableValue(mdp), critics, batch, n, **more)
 
     run()
-    for other in ({"seed": 1}, {"config": replace(config, expectile=0.9)}):
+    for other in ({"seed": 1}, {"config": replace(config, expectile=0.9)}, {"of": "others"}):
         with pytest.raises(BadData, match="another training"):
             run(**other)
 

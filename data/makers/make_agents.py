@@ -1,10 +1,10 @@
 """Train agents on sessions of synthetic raters and of simulated users, and try them on new people.
 
     python data/makers/make_agents.py                                  # population 0
-    python data/makers/make_agents.py --population 1 --only both/slate
+    python data/makers/make_agents.py --population 1 --only both/slate/
     python data/makers/make_agents.py --shard 0 --shards 2             # and 1, beside it
 
-Per population: what texts are worth, 60,000 trajectories (build/trajectories_0, two minutes), then
+Per population: what texts are worth, 60,000 trajectories (build/trajectories_0, a minute), then
 one agent after another: trained in some three minutes on a core, and set before 2,000 people whom
 nobody has met. What came of each lies in build/agents_0; data/agents/results_0.json is written from
 all that is there. An interrupted run goes on.
@@ -53,20 +53,22 @@ from pasta_lib.world.agent_study import (
     types_path,
     worth_of_columns,
 )
-from pasta_lib.world.bank import load_bank
+from pasta_lib.world.bank import BANK_CARD, load_bank
 from pasta_lib.world.rater_files import RATERS_DIR, read_turns, turns_of
 from pasta_lib.world.reachable import reachable
 from pasta_lib.world.scenes import IDEA
-from pasta_lib.world.weights import write_atomically
+from pasta_lib.world.study import USER_MODEL_DIR
+from pasta_lib.world.weights import WORLD_DIR, write_atomically
 
-SEEDS = range(5)
 SHIPPED = "both-slate-0"
 RIVALS = ("untrained", "history_baseline", "greedy_one_type", "greedy", "curious", "real-slate",
           "simulated-slate", "both-additive", "oracle")  # fmt: skip
 FIXED = ("untrained", "history_baseline", "greedy_one_type", "greedy", "curious", "greedy_peeking",
          "oracle", "oracle_peeking")  # fmt: skip
-TRAINED = (("both", "slate"), ("both", "additive"), ("simulated", "slate"), ("real", "slate"),
-           ("both", "text"), ("both", "slate50"), ("both", "slate90"))  # fmt: skip
+TRAINED = {  # source and variant: how many seeds
+    "both/slate": 5, "both/additive": 5, "simulated/slate": 5, "real/slate": 5, "both/text": 5,
+    "both/slate50": 3, "both/slate90": 3,
+}  # fmt: skip
 VARIANTS = {
     "slate": IQLConfig(slate_level=True),
     "additive": IQLConfig(),
@@ -82,7 +84,7 @@ class AgentsConfig:
     """Which agents."""
 
     population: int = 0
-    only: str = ""  # of the trained, those whose name holds this
+    only: str = ""  # of the trained, those whose name begins so: "both/slate/", "real"
     shard: int = 0  # of the trainings, beside other processes
     shards: int = 1
     trajectories: int = 60_000
@@ -96,8 +98,9 @@ def main() -> None:
     torch.set_num_threads(config.threads)
     study = Study(config, agents_folder(config))
     fixed = FIXED if config.shard == 0 else ()
-    trained = [f"{source}/{variant}/{seed}" for seed in SEEDS for source, variant in TRAINED]
-    trained = [name for name in trained if config.only in name][config.shard :: config.shards]
+    trained = [f"{name}/{seed}" for seed in range(5) for name in TRAINED if seed < TRAINED[name]]
+    trained = [name for name in trained if name.startswith(config.only)]
+    trained = trained[config.shard :: config.shards]
     for name in [*fixed, *trained]:
         study.try_out(name)
     write_results(study)
@@ -168,6 +171,9 @@ class Study:
         for path in (
             self.raters_folder / f"sessions_{self.seed}.parquet",
             *(types_path(self.seed, k) for k in (1, 8)),
+            *sorted(USER_MODEL_DIR.glob("concepts_*.safetensors")),
+            WORLD_DIR / BANK_CARD,
+            WORLD_DIR / "manifest.json",
         ):
             digest.update(path.read_bytes())
         return digest.hexdigest()
@@ -192,9 +198,8 @@ class Study:
         worth = worth_of_columns(sight, self.types(n_types), prompts, progress=False)
         worth = fit_to_sessions(worth, self.raters)
         path = self.text_worth_path(n_types)
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_text_worth(self._text_worth(sight.features, worth), path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_text_worth(self._text_worth(sight.features, worth), path)
         return Reader(sight.features, load_text_worth(path), worth)
 
     def types(self, n_types: int) -> UserTypes:
@@ -285,7 +290,7 @@ def write_results(study: Study) -> None:
     """Utilities and head-to-heads with intervals, from everything that lies in the folder."""
     results = {}
     for where, stage in (("held_out", study.stage), ("validation", study.validation)):
-        base = what_came(study.folder, where)
+        base = what_came(study, where)
         if not {"untrained", "oracle"} <= base.keys():
             return
         results[where] = {name: summary(plays, base, stage) for name, plays in base.items()}
@@ -304,12 +309,14 @@ def ship(study: Study) -> None:
     write_json(logs, "training_logs.json", indent=None)
 
 
-def what_came(folder: Path, where: str = "held_out") -> dict[str, list[Played]]:
+def what_came(study: Study, where: str = "held_out") -> dict[str, list[Played]]:
     """By agent: of its trainings, or of the one of an agent that is not trained."""
     found = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted(study.folder.glob("*.safetensors")):
+        name, _, seed = path.stem.rpartition("-")
+        name = name if seed.isdigit() else path.stem
+        study.check(path, path.stem.replace("-", "/"))
         tensors = load_file(path)
-        name = path.stem.rsplit("-", 1)[0] if path.stem[-1].isdigit() else path.stem
         value, versus = (tensors[f"{where}.{k}"].numpy() for k in ("value", "versus"))
         found.setdefault(name, []).append(Played(value.astype(np.float32), versus))
     return found
@@ -330,12 +337,19 @@ def summary(plays: list[Played], base: dict[str, list[Played]], stage: Stage) ->
         return function(values[..., mask], **more, person=stage.person[mask],
                         prompt=stage.initial[mask])  # fmt: skip
 
+    def pairs(agent: list[Played], other: str) -> list[tuple[Played, Played]]:
+        rivals = base[other]  # seed by seed; one that was not trained meets all
+        every_seed = range(max(len(agent), len(rivals)))
+        return [(agent[i % len(agent)], rivals[i % len(rivals)]) for i in every_seed]
+
     def wins(agent: list[Played], other: str, best=False) -> np.ndarray:
-        rivals = base[other]
-        return np.stack([
-            win_probability(play, rivals[i % len(rivals)], stage, best=best)
-            for i, play in enumerate(agent)
-        ])  # fmt: skip
+        return np.stack([win_probability(*both, stage, best=best) for both in pairs(agent, other)])
+
+    def ahead(other: str, part: slice) -> dict:
+        return over(np.stack([
+            one.utility[:, part].sum(1) - two.utility[:, part].sum(1)
+            for one, two in pairs(plays, other)
+        ]))  # fmt: skip
 
     utility = np.stack([p.utility for p in plays])  # [seeds, S, T]
     (start,), (bound,) = (np.stack([p.utility for p in base[k]]) for k in ("untrained", "oracle"))
@@ -348,6 +362,10 @@ def summary(plays: list[Played], base: dict[str, list[Played]], stage: Stage) ->
         "versus": {str(v): [shares(plays, t, v) for t in range(1, utility.shape[2])]
                    for v in (1, 0, -1, UNJUDGED)},
         "wins_against": {o: over(wins(plays, o)) for o in RIVALS if o in base},
+        "ahead_of": {
+            o: {"final": ahead(o, slice(-1, None)), "summed": ahead(o, slice(None))}
+            for o in RIVALS if o in base
+        },
         "wins": {kind: over(more + 0.5, kind) for kind in kinds},
         "wins_best_column": over(wins(plays, "untrained", best=True)),
         "of_the_oracle": {

@@ -3,12 +3,13 @@
     python data/makers/make_agents_from_few.py
     python data/makers/make_agents_from_few.py --shard 0 --shards 2
 
-Of 300, 1,000, 3,000 or all 8,400 sessions (of 100, 333, 1,000 or 2,800 people, drawn by seed), and
-nothing else: eight user types by EM, what texts are worth, simulated users and their trajectories,
-and two agents, one of the raters' sessions alone and one of the simulated as well. Population 0;
-each agent is trained for half as many steps as `make_agents.py`'s, and set before the same people,
-beside its results. Writes data/agents/from_few.json. Some six minutes for each of twelve on a core;
-an interrupted run goes on.
+Of 300, 1,000, 3,000 or all 8,400 sessions (of 100, 333, 1,000 or 2,800 people, drawn by seed; the
+last are everybody, whatever the seed), and nothing else: eight user types by EM, what texts are
+worth, simulated users and their trajectories, and two agents, one of the raters' sessions alone and
+one of the simulated as well. Population 0; each agent is trained for half as many steps as
+`make_agents.py`'s, and set before the same people, beside its results. Writes
+data/agents/from_few.json. Some five minutes for each of twelve on a core; an interrupted run goes
+on.
 """
 
 from dataclasses import dataclass
@@ -34,10 +35,14 @@ SOURCES = ("real", "both")
 
 
 @dataclass(frozen=True)
-class FewConfig(AgentsConfig):
+class FewConfig:
     """Fewer trajectories than `make_agents.py`'s; PASTA had 30,000."""
 
+    shard: int = 0  # of the trainings, beside other processes
+    shards: int = 1
     trajectories: int = 30_000
+    build: str = "build"
+    threads: int = 1
 
 
 def main() -> None:
@@ -55,7 +60,9 @@ class StudyOfFew(Study):
     """`n` sessions: of people drawn by `draw`, three of each."""
 
     def __init__(self, config: FewConfig, n: int, draw: int) -> None:
-        super().__init__(config, few_folder(config, n) / str(draw))
+        folder = Path(config.build) / "from_few" / str(n) / str(draw)
+        agents_config = AgentsConfig(trajectories=config.trajectories, build=config.build)
+        super().__init__(agents_config, folder)
         train = [p for p in range(PEOPLE) if split_of(np.array(p)) == "train"]
         some = np.random.default_rng([n, draw]).permutation(train)[: round(n / 3)]
         self.draw, self.people = draw, set(some.astype(str))
@@ -89,20 +96,17 @@ def all_answers() -> AllAnswers:
     return load_study()
 
 
-def few_folder(config: FewConfig, n: int) -> Path:
-    return Path(config.build) / "from_few" / str(n)
-
-
 def write(config: FewConfig) -> None:
     """What came of all that is there."""
-    base, stage = what_came(agents_folder(config)), Study(config, agents_folder(config)).stage
-    results = {}
+    whole = AgentsConfig(build=config.build)
+    study = Study(whole, agents_folder(whole))
+    base, results = what_came(study), {}
     for n in SESSIONS:
+        came = [what_came(StudyOfFew(config, n, draw)) for draw in DRAWS]
         for source in SOURCES:
-            plays = [play for draw in sorted(few_folder(config, n).glob("[0-9]"))
-                     for play in what_came(draw).get(f"{source}-brief", [])]  # fmt: skip
+            plays = [play for found in came for play in found.get(f"{source}-brief", [])]
             if plays:
-                results[f"{source}/{n}"] = {"sessions": n} | summary(plays, base, stage)
+                results[f"{source}/{n}"] = {"sessions": n} | summary(plays, base, study.stage)
     write_json(results, "from_few.json")
 
 
