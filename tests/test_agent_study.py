@@ -68,13 +68,10 @@ def test_the_critic_was_chosen_by_validation_people():
 
 
 def test_types_are_recognised_nearly_as_well_as_they_can_be():
-    """Nine tenths of the exact posterior's accuracy, in the sessions of agents that know types.
-    (Of the untrained agent's sessions it is .89, within the error of a thousand.)"""
     recognised = json.loads((AGENTS_DIR / "types_recognised.json").read_text())
-    for agent in ("greedy", "both/slate"):
-        model, exact = (
-            recognised[agent][who][-1]["value"] for who in ("user_model", "exact_posterior")
-        )
+    assert recognised.keys() == {"untrained", "greedy", "both/slate"}
+    for by_turn in recognised.values():
+        model, exact = (by_turn[who][-1]["value"] for who in ("user_model", "exact_posterior"))
         assert model >= 0.9 * exact
 
 
