@@ -34,8 +34,13 @@ def standard_errors(types: UserTypes, data: ChoiceData) -> StandardErrors:
     positive definite, or nearly not.
     """
     information = -mixture_hessian(types, data)
-    scale = information.diagonal().clamp(min=1e-300).rsqrt()
-    if torch.linalg.eigvalsh(information * torch.outer(scale, scale)).min() < 1e-10:
+    diagonal = information.diagonal()
+    scale = diagonal.clamp(min=1e-300).rsqrt()
+    # Where a feature does not vary, what is left on the diagonal is rounding of its squares.
+    squares = data.table.double().square().mean(0).repeat(types.n_types) * data.n_observations
+    empty = diagonal[: len(squares)] < 1e-12 * squares
+    weakest = torch.linalg.eigvalsh(information * torch.outer(scale, scale)).min()
+    if empty.any() or weakest < 1e-10:
         raise BadData(
             "No standard errors: the data do not determine every part-worth (a type with hardly a "
             "member, a feature that does not vary, or a separable type). Use fewer types."

@@ -32,9 +32,9 @@ COLOUR = {
 TYPES = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#999999"]
 
 
-def use_theme() -> None:
+def use_theme(pictures: bool = False) -> None:
     """Seaborn's ticks theme at notebook size, types in `TYPES`' colours, SVGs that do not change
-    from run to run."""
+    from run to run. `pictures`: a notebook keeps its figures as JPEGs, a tenth of the size."""
     sns.set_theme("notebook", "ticks", palette=TYPES)
     plt.rcParams |= {
         "axes.spines.right": False,
@@ -45,6 +45,10 @@ def use_theme() -> None:
         "savefig.dpi": 150,
         "svg.hashsalt": "pasta",
     }
+    if pictures:
+        from matplotlib_inline.backend_inline import set_matplotlib_formats  # Jupyter brings it
+
+        set_matplotlib_formats("jpeg", pil_kwargs={"quality": 80})
 
 
 def save_figure(
