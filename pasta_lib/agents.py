@@ -83,11 +83,7 @@ def iql_agent(trained: Trained, reader: Reader) -> Agent:
 
     @torch.no_grad()
     def some(sessions: Sessions, candidates: Candidates) -> np.ndarray:
-        history = reader.history(sessions, beliefs(reader.column_worth, sessions))
-        texts = _texts(reader, sessions, candidates)
-        states = [critic.encoder(history)[:, -1:] for critic in trained.critics]
-        both = list(zip(trained.critics, states, strict=True))
-        score = torch.stack([critic.items(h, texts)[:, 0] for critic, h in both]).mean(0)
+        texts, both, score = _valued(trained, reader, sessions, candidates)
         if trained.critics[0].revealing is None:
             return best_slate(score.numpy())
         slates = promising_slates(score)  # [S, N, L]
@@ -98,6 +94,24 @@ def iql_agent(trained: Trained, reader: Reader) -> Agent:
         return slates[torch.arange(len(q)), q.argmax(1)].numpy()
 
     return _in_parts(some)
+
+
+@torch.no_grad()
+def candidate_values(
+    trained: Trained, reader: Reader, sessions: Sessions, candidates: Candidates
+) -> np.ndarray:
+    """f of each candidate by itself, the mean of the twin critics, `[S, 25]`: what the slate's
+    value is the mean of, but for what a slate-level critic adds."""
+    return _valued(trained, reader, sessions, candidates)[2].numpy()
+
+
+def _valued(trained: Trained, reader: Reader, sessions: Sessions, candidates: Candidates) -> tuple:
+    """Texts, the critics with what they make of the history, and f `[S, 25]`."""
+    history = reader.history(sessions, beliefs(reader.column_worth, sessions))
+    texts = _texts(reader, sessions, candidates)
+    both = [(critic, critic.encoder(history)[:, -1:]) for critic in trained.critics]
+    score = torch.stack([critic.items(h, texts)[:, 0] for critic, h in both]).mean(0)
+    return texts, both, score
 
 
 def _in_parts(agent: Agent) -> Agent:

@@ -63,7 +63,6 @@ class ColumnWorth:
         return self.table[row, torch.as_tensor(member)]
 
 
-@torch.no_grad()
 def column_worth(
     types: UserTypes,
     pictures: Tensor,
@@ -79,20 +78,26 @@ def column_worth(
     Time and memory: P · members · M scores, `at_once` prompts at a time; the result is P · members
     · K numbers (115 MB for 400 prompts, 9,016 members and 8 types).
     """
-    members, images, _ = pictures.shape
-    items, mask = pictures.flatten(0, 1)[None], torch.ones(members, 1, images, dtype=torch.bool)
-    utility, out = types.utility, []
-    sharpness = getattr(utility, "tenth_log_sharpness", None)
-    if sharpness is not None:
-        sharpness = (10 * sharpness).exp()
+    members, out = len(pictures), []
     for begin in tqdm(range(0, len(prompts), at_once), disable=not progress, unit="batch"):
-        scores = utility(items, prompts[begin : begin + at_once, None])[..., types.order]
-        scores = scores.unflatten(1, (members, 1, images)).permute(1, 2, 3, 0, 4)
-        out.append(column_utility(scores.transpose(0, 1), mask.transpose(0, 1), sharpness)[0])
+        out.append(utilities_of_columns(types, pictures, prompts[begin : begin + at_once]))
     row = np.full(members, -1)
     row[initial] = np.arange(len(initial))
-    table = torch.cat(out, 1).transpose(0, 1).contiguous()
-    return ColumnWorth(table, row, types.log_prior, utility.log_tie.detach())
+    return ColumnWorth(torch.cat(out), row, types.log_prior, types.utility.log_tie.detach())
+
+
+@torch.no_grad()
+def utilities_of_columns(types: UserTypes, pictures: Tensor, prompts: Tensor) -> Tensor:
+    """R_k `[P, N, K]` of columns of pictures `[N, M, D]` under prompts `[P, D']`."""
+    n, images, _ = pictures.shape
+    items, mask = pictures.flatten(0, 1)[None], torch.ones(n, 1, images, dtype=torch.bool)
+    sharpness = getattr(types.utility, "tenth_log_sharpness", None)
+    if sharpness is not None:
+        sharpness = (10 * sharpness).exp()
+    scores = types.utility(items, prompts[:, None])[..., types.order]
+    scores = scores.unflatten(1, (n, 1, images)).permute(2, 1, 3, 0, 4)
+    utility = column_utility(scores, mask.transpose(0, 1), sharpness)[0]
+    return utility.transpose(0, 1).contiguous()
 
 
 def fit_to_sessions(worth: ColumnWorth, sessions: Sessions) -> ColumnWorth:

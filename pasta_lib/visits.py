@@ -178,6 +178,37 @@ def of_person(log: sqlite3.Connection, person_id: str) -> list[dict]:
     return [dict(zip(names, (*row[:3], json.loads(row[3])), strict=True)) for row in rows]
 
 
+def unfinished(log: sqlite3.Connection, person_id: str) -> list[tuple[str, str, bool]]:
+    """Of a person's sessions that wait for an answer, the last begun first: name, prompt, and
+    whether it is a blind comparison (whose name is without "-A", and which waits for a vote)."""
+    query = """
+        select b.session_id, b.detail ->> 'initial_prompt', b.detail ->> 'agent' = 'A' from events b
+        where b.kind = 'begin' and b.detail ->> 'person_id' = ? and b.detail ->> 'agent' <> 'B'
+            and not exists (select 1 from events l
+                where l.kind = 'leave' and l.session_id = b.session_id)
+            and not exists (select 1 from comparisons c
+                where c.comparison_id || '-A' = b.session_id)
+            and (b.detail ->> 'agent' = 'A' or ? > (select count(*) from standing s
+                where s.session_id = b.session_id and s.kind in ('pick', 'skip')))
+        order by b.id desc"""
+    rows = log.execute(query, (person_id, TURNS))
+    return [(name.removesuffix("-A"), prompt, bool(blind)) for name, prompt, blind in rows]
+
+
+def tally(log: sqlite3.Connection, agent: str) -> tuple[int, int]:
+    """How often an agent was preferred, and in how many blind comparisons."""
+    query = """select count(*) filter (where iif(preferred = 'A', agent_a, agent_b) = ?), count(*)
+               from comparisons"""
+    return log.execute(query, (agent,)).fetchone()
+
+
+def sealed(log: sqlite3.Connection) -> list[tuple[str, int]]:
+    """Names and sealed bits of all blind comparisons that were begun (see `sealed`)."""
+    query = """select substr(session_id, 1, length(session_id) - 2), detail ->> 'sealed' from events
+               where kind = 'begin' and detail ->> 'agent' = 'A'"""
+    return log.execute(query).fetchall()
+
+
 def forget(log: sqlite3.Connection, person_id: str) -> int:
     """Delete one person's sessions and votes for good; how many events there were."""
     with _said_clearly(Path(log.execute("pragma database_list").fetchone()[2])):

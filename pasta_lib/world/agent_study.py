@@ -6,6 +6,7 @@ it says of every column that the bank holds, and what texts call for.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,8 +18,10 @@ from torch import Tensor
 from pasta_lib.clip_utility import ClipUtility
 from pasta_lib.concepts import Concepts, load_concepts
 from pasta_lib.encoders import ClipEncoder
+from pasta_lib.histories import Reader
+from pasta_lib.iql import IQLConfig, Trained, load_trained
 from pasta_lib.simulator import ColumnWorth, column_worth
-from pasta_lib.text_worth import features_of_wordings
+from pasta_lib.text_worth import features_of_wordings, load_text_worth
 from pasta_lib.user_types import UserTypes, load_types
 from pasta_lib.world import raters
 from pasta_lib.world.bank import load_bank, prompts
@@ -30,25 +33,28 @@ AGENTS_DIR = WORLD_DIR.parent / "agents"
 
 @dataclass(frozen=True)
 class Sight:
-    """What is seen and read: `pictures` `[members, 4, D]` of the bank, `encoder` and `text`, for
-    prompts; `features` `[members, 6, F]`, what wordings call for."""
+    """What is seen and read: `pictures` `[members, 4, D]` of the bank, `features`
+    `[members, 6, F]`, what wordings call for; `encoder`, and `image` and `text`, for others;
+    `names`, the concepts'."""
 
     pictures: Tensor
     features: Tensor
     encoder: ClipEncoder
+    image: Concepts
     text: Concepts
+    names: list[str]
 
 
 @cache
 def load_sight() -> Sight:
     """Half a minute: 54,096 wordings are read."""
-    (image, _), (text, _) = (
+    (image, names), (text, _) = (
         load_concepts(USER_MODEL_DIR / f"concepts_{side}.safetensors") for side in ("image", "text")
     )
     encoder, embeddings = ClipEncoder(), torch.as_tensor(load_bank().embeddings(slice(None)))
     with torch.no_grad():
         pictures = image(embeddings)
-    return Sight(pictures, features_of_wordings(encoder, text), encoder, text)
+    return Sight(pictures, features_of_wordings(encoder, text), encoder, image, text, names)
 
 
 def types_path(population: int = 0, n_types: int = 8) -> Path:
@@ -82,3 +88,23 @@ def training_prompts(n: int, population: int) -> np.ndarray:
     them ideas. The first do not hang on how many."""
     pool = raters.initial_prompts(population)
     return raters.prompts_for(np.zeros(n, bool), pool, population, "simulated prompt")
+
+
+def load_reader(sight: Sight, types: UserTypes, worth: ColumnWorth | None = None) -> Reader:
+    """What population 0's agents read with. `worth`: of columns, as `fit_to_sessions` left it; by
+    default only the two numbers that raters' sessions gave it, for columns drawn later."""
+    if worth is None:
+        members = len(sight.pictures)
+        numbers = json.loads((AGENTS_DIR / "answering.json").read_text())[str(types.n_types)]
+        worth = ColumnWorth(
+            torch.zeros(0, members, types.n_types), np.full(members, -1), types.log_prior,
+            torch.tensor(numbers["log_tie"]), numbers["loyalty"],
+        )  # fmt: skip
+    text_worth = load_text_worth(AGENTS_DIR / "text_worth" / f"{types.n_types}_types.safetensors")
+    return Reader(sight.features, text_worth, worth)
+
+
+def load_pasta(reader: Reader) -> Trained:
+    """The agent that is shipped: seed 0, population 0, raters' and simulated sessions."""
+    config = IQLConfig(slate_level=True)
+    return load_trained(AGENTS_DIR / "both-slate-0.safetensors", *reader.sizes, config)

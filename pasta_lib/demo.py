@@ -1,0 +1,351 @@
+"""A visitor's session, in plain Python: a prompt, five slates, five picks; kept event by event.
+
+    studio = open_studio(GeneratorConfig())   # models and agents, once
+    visit = begin_visit(studio, log, "happiness", person="ann", agent="pasta")
+    visit.propose()                           # the agent's slate, on record before it is drawn
+    for column in visit.columns(): ...        # four pictures each
+    visit.pick(2)                             # or skip(); then judge("better"), undo(), leave()
+
+What was said lies in the log (`visits`), not here: `Visit(studio, log, session_id)` goes on where a
+session stopped, with the same candidates and the same pictures. A `Duel` is two visits at once,
+whose agents are called A and B until the visitor has voted. Widgets are in `widgets`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+from pasta_lib import visits
+from pasta_lib.agents import candidate_values, iql_agent
+from pasta_lib.baselines import untrained
+from pasta_lib.candidates import CATEGORIES, CATEGORY, Candidates, propose, wordings
+from pasta_lib.generator import MAX_PROMPT, GeneratorConfig, generate, load_pipeline
+from pasta_lib.histories import Reader
+from pasta_lib.iql import Trained
+from pasta_lib.sealed import draw_sides, unseal
+from pasta_lib.sessions import NONE, SLATE, TURNS, UNJUDGED, Sessions, begin
+from pasta_lib.simulator import ColumnWorth, beliefs, utilities_of_columns
+from pasta_lib.user_types import UserTypes
+from pasta_lib.world.agent_study import Sight, load_pasta, load_reader, load_sight, load_user_model
+from pasta_lib.world.bank import PICTURES, draw_again, image_ids, prompts, seed_of
+from pasta_lib.world.gallery import favourites
+from pasta_lib.world.reachable import reachable
+from pasta_lib.world.understand import understand
+
+AGENTS = {"pasta": "PASTA", "untrained": "Baseline"}
+FACES = 3  # pictures that stand for a type
+VERDICTS = {"better": 1, "same": 0, "worse": -1}
+
+
+@dataclass(frozen=True)
+class Studio:
+    """What all sessions share. `drawing`: which pipeline draws; `faces`: of every type, what it
+    likes in words and in three pictures; `seed`: of what is offered."""
+
+    sight: Sight
+    types: UserTypes
+    reader: Reader
+    trained: Trained
+    pipeline: DiffusionPipeline
+    drawing: GeneratorConfig
+    faces: list[tuple[str, np.ndarray]]
+    seed: int = 0
+
+    def draw(self, member: np.ndarray) -> np.ndarray:
+        """The four pictures of each of N members, uint8 `[N, 4, H, W, 3]`: of their plainest
+        wording and the image bank's seeds, so that their names in the log say how to draw them."""
+        words = [prompts()[m] for m in member for _ in range(PICTURES)]
+        seeds = [seed_of(m, picture) for m in member for picture in range(PICTURES)]
+        drawn = generate(self.pipeline, words, seeds, self.drawing, progress=False)
+        return drawn.reshape(len(member), PICTURES, *drawn.shape[1:])
+
+    @torch.no_grad()
+    def worth(self, initial: int, pictures: np.ndarray) -> Tensor:
+        """R_k of columns of pictures as they were drawn, `[N, K]`, under an initial prompt."""
+        flat = pictures.reshape(-1, *pictures.shape[2:])
+        seen = self.sight.image(torch.as_tensor(self.sight.encoder.encode_images(flat)))
+        said = torch.as_tensor(self.sight.encoder.encode_texts([prompts()[initial]]))
+        columns = seen.reshape(len(pictures), PICTURES, -1)
+        return utilities_of_columns(self.types, columns, self.sight.text(said))[0]
+
+    @property
+    def model(self) -> str:
+        """Generator and encoder, as the log names them."""
+        revision = f"@{self.drawing.revision}" if self.drawing.revision else ""
+        return f"{self.drawing.model}{revision}, CLIP {self.sight.encoder.config.model}"
+
+
+def open_studio(drawing: GeneratorConfig, seed: int = 0) -> Studio:
+    """The miniature's models and its trained agent: half a minute. With another `drawing` (SDXL,
+    see `hub`), its pictures are what the miniature's CLIP and user model see, at their size."""
+    sight = load_sight()
+    types = load_user_model(sight)
+    reader = load_reader(sight, types)
+    pipeline = load_pipeline(drawing)
+    gallery = favourites(types, sight.pictures, sight.names, said=2)
+    names = list(gallery.names[:, :FACES].ravel())
+    drawn = draw_again(names, load_pipeline(GeneratorConfig()), progress=False)
+    faces = zip(gallery.words, drawn.reshape(-1, FACES, *drawn.shape[1:]), strict=True)
+    return Studio(
+        sight, types, reader, load_pasta(reader), pipeline, drawing, list(faces), seed
+    )  # fmt: skip
+
+
+def begin_visit(
+    studio: Studio, log: Path, typed: str, *, person: str, agent: str, number: int | None = None
+) -> tuple[Visit, str]:
+    """A session with one of `AGENTS`, and what of the prompt was not understood.
+
+    `number` names what will be offered; by default it is drawn. Raises CaptionError for an empty
+    prompt, VisitError where the log can't be written.
+    """
+    understood = understand(typed, studio.sight.encoder)
+    number = secrets.randbits(32) if number is None else number
+    session_id = _new_name()
+    with visits.open_log(log) as open_:
+        _begin(open_, session_id, studio, typed, understood, person, agent, number)
+    return Visit(studio, log, session_id), understood.hint
+
+
+def begin_duel(
+    studio: Studio, log: Path, typed: str, *, person: str, number: int | None = None
+) -> tuple[Duel, str]:
+    """Both agents, at the same prompt and with the same chances; as `begin_visit`."""
+    understood = understand(typed, studio.sight.encoder)
+    number = secrets.randbits(32) if number is None else number
+    name = _new_name()
+    with visits.open_log(log) as open_:
+        sealed = draw_sides(Path(log), name, visits.sealed(open_))
+        for side in "AB":
+            _begin(open_, f"{name}-{side}", studio, typed, understood, person, side, number,
+                   sealed=sealed)  # fmt: skip
+    return Duel(studio, log, name), understood.hint
+
+
+def _begin(log, session_id, studio, typed, understood, person, agent, number, **more) -> None:
+    visits.record(
+        log, session_id, "begin", person_id=person, agent=agent, typed=typed[:MAX_PROMPT],
+        initial_prompt=prompts()[understood.member], initial=understood.member, number=number,
+        model=studio.model, **more,
+    )  # fmt: skip
+
+
+def _new_name() -> str:
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+
+
+class Visit:
+    """One session of a visitor with one agent."""
+
+    def __init__(self, studio: Studio, log: Path, session_id: str) -> None:
+        """Goes on where the log says that the session stands. Raises VisitError for one that never
+        began."""
+        self.studio, self.log, self.session_id = studio, Path(log), session_id
+        self._look()
+        begun = self.state.begun
+        self.initial, self.number = begun["initial"], begun["number"]
+        self.pictures: dict[int, np.ndarray] = {}  # by member
+        members, kinds = len(reachable()), len(studio.types.prior)
+        row = np.full(members, -1)
+        row[self.initial] = 0
+        unseen = torch.full((1, members, kinds), torch.nan)  # nobody peeks at what is not drawn
+        self.worth = replace(studio.reader.column_worth, table=unseen, row=row)
+
+    def propose(self) -> None:
+        """Have the agent choose the next slate, and put it on record. Nothing happens where one is
+        waiting to be answered, or all have been."""
+        if self.slate is not None or self.done:
+            return
+        slate = self._agent(self.sessions, self.candidates)[0]
+        member, wording = self.candidates.member[0, slate], self.candidates.wording[0, slate]
+        self._record(
+            "slate", turn=self.turn, slate=wordings()[member, wording].tolist(),
+            category=[CATEGORIES[c] for c in CATEGORY[slate]], images=image_ids()[member].tolist(),
+            member=member.tolist(), wording=wording.tolist(), candidates=slate.tolist(),
+        )  # fmt: skip
+
+    def columns(self) -> Iterator[np.ndarray]:
+        """Of the slate that is waiting: pictures uint8 `[4, H, W, 3]`, column by column."""
+        for member in self.slate["member"]:
+            self._see([member])
+            yield self.pictures[member]
+
+    def pick(self, column: int) -> None:
+        """Choose column 0 … 3."""
+        self._record("pick", turn=self.turn, column=column)
+
+    def skip(self) -> None:
+        """None of these."""
+        self._record("skip", turn=self.turn)
+
+    def judge(self, versus_last: str) -> None:
+        """The pick just made is "better", "same" or "worse" than the one before."""
+        self._record("judge", turn=len(self.state.picks), versus_last=versus_last)
+
+    def undo(self) -> None:
+        """Take back the last answer: its slate is waiting again."""
+        self._record("undo", turn=len(self.state.picks))
+
+    def leave(self) -> None:
+        """End it: nothing can follow."""
+        self._record("leave")
+
+    @property
+    def turn(self) -> int:
+        """The coming or waiting turn, from 1; TURNS + 1 when all were answered."""
+        return len(self.state.picks) + 1
+
+    @property
+    def slate(self) -> dict | None:
+        """The slate that waits for an answer."""
+        return None if self.state.answered else self.state.slates[-1]
+
+    @property
+    def done(self) -> bool:
+        return self.state.left or len(self.state.picks) == TURNS
+
+    @property
+    def compared(self) -> tuple[int, int] | None:
+        """The turns (from 0) of the last pick and the one before it, where the visitor may say
+        which is better."""
+        picked = [t for t, pick in enumerate(self.state.picks) if pick is not None]
+        now = len(self.state.picks) - 1
+        fresh = self.slate is None and not self.state.left and len(picked) > 1 and picked[-1] == now
+        return (now, picked[-2]) if fresh and self.state.verdicts[-1] is None else None
+
+    @property
+    def sessions(self) -> Sessions:
+        """All that was answered, as agents read it."""
+        state, n = self.state, len(self.state.picks)
+        slates = state.slates[:n]
+        member, wording = (
+            np.array([s[k] for s in slates], np.int64).reshape(1, n, SLATE)
+            for k in ("member", "wording")
+        )
+        candidates = np.array([s["candidates"] for s in slates], np.int64).reshape(1, n, SLATE)
+        picks = [NONE if pick is None else pick for pick in state.picks]
+        versus = [VERDICTS.get(verdict, UNJUDGED) for verdict in state.verdicts]
+        start = begin(np.array([self.number]), np.zeros(1, np.int64), np.array([self.initial]))
+        return replace(
+            start, member=member, wording=wording, category=CATEGORY[candidates],
+            chosen=np.array([picks], np.int64), versus_last=np.array([versus], np.int64),
+        )  # fmt: skip
+
+    @property
+    def candidates(self) -> Candidates:
+        """The 25 expansions of the coming or waiting turn."""
+        now = self.sessions
+        shown = now.member.reshape(1, -1)
+        return propose(now.initial, *now.current(), shown, now.session, self.studio.seed)
+
+    @property
+    def belief(self) -> np.ndarray:
+        """The posterior over types, `[K]`, from all that was answered."""
+        return beliefs(self.remember(), self.sessions)[0, -1].numpy()
+
+    @property
+    def values(self) -> np.ndarray | None:
+        """What the agent thinks of each of the 25 candidates, `[25]`; None of one that does not
+        think."""
+        if self.agent != "pasta":
+            return None
+        reader = replace(self.studio.reader, column_worth=self.remember())
+        return candidate_values(self.studio.trained, reader, self.sessions, self.candidates)[0]
+
+    @property
+    def path(self) -> list[tuple[str, np.ndarray]]:
+        """Words and pictures of the picks so far."""
+        out = []
+        for slate, pick in zip(self.state.slates, self.state.picks, strict=False):
+            if pick is not None:
+                self._see([slate["member"][pick]])
+                out.append((slate["slate"][pick], self.pictures[slate["member"][pick]]))
+        return out
+
+    @cached_property
+    def agent(self) -> str:
+        """Who plays, by a name of `AGENTS`."""
+        name = self.state.begun["agent"]
+        if name in AGENTS:
+            return name
+        comparison, side = self.session_id.rsplit("-", 1)
+        return unseal(self.log, comparison, self.state.begun["sealed"])[side]
+
+    def _agent(self, sessions: Sessions, candidates: Candidates) -> np.ndarray:
+        if self.agent == "untrained":
+            return untrained(self.studio.seed)(sessions, candidates)
+        reader = replace(self.studio.reader, column_worth=self.remember())
+        return iql_agent(self.studio.trained, reader)(sessions, candidates)
+
+    def remember(self) -> ColumnWorth:
+        """What the columns that were answered are worth, to every type. Draws again what a session
+        that is resumed has shown before."""
+        answered = self.state.slates[: len(self.state.picks)]
+        self._see([m for slate in answered for m in slate["member"]])
+        return self.worth
+
+    def _see(self, members: list[int]) -> None:
+        """Draw what was not drawn yet."""
+        new = [m for m in dict.fromkeys(members) if m not in self.pictures]
+        if new:
+            drawn = self.studio.draw(np.array(new))
+            self.worth.table[0, new] = self.studio.worth(self.initial, drawn)
+            self.pictures |= dict(zip(new, drawn, strict=True))
+
+    def _record(self, kind: str, **detail) -> None:
+        """Whatever becomes of it, look again: another tab may have been faster."""
+        try:
+            with visits.open_log(self.log) as log:
+                visits.record(log, self.session_id, kind, **detail)
+        finally:
+            self._look()
+
+    def _look(self) -> None:
+        with visits.open_log(self.log) as log:
+            self.state = visits.state(log, self.session_id)
+
+
+class Duel:
+    """The same prompt with two agents, A and B; which is which, the vote opens."""
+
+    def __init__(self, studio: Studio, log: Path, comparison: str) -> None:
+        self.log, self.comparison = Path(log), comparison
+        self.sides = {side: Visit(studio, log, f"{comparison}-{side}") for side in "AB"}
+
+    def columns(self) -> dict[str, list[np.ndarray]]:
+        """The slates that wait, by side; both are drawn before either is given."""
+        return {s: list(v.columns()) for s, v in self.sides.items() if v.slate is not None}
+
+    def propose(self) -> None:
+        """The next slate of both, when both have been answered."""
+        if all(visit.slate is None for visit in self.sides.values()):
+            for visit in self.sides.values():
+                visit.propose()
+
+    def undo(self) -> None:
+        """Take back one side's answer of this turn, or, where there is none, both of the last."""
+        turns = {side: len(visit.state.picks) for side, visit in self.sides.items()}
+        for side, visit in self.sides.items():
+            if turns[side] == max(turns.values()) > 0:
+                visit.undo()
+
+    def vote(self, preferred: str) -> dict[str, str]:
+        """Whose last pictures are preferred, "A" or "B"; returns who they are."""
+        agents = {side: visit.agent for side, visit in self.sides.items()}
+        with visits.open_log(self.log) as log:
+            visits.record(log, self.comparison, "vote", preferred=preferred, agents=agents)
+        return agents
+
+    @property
+    def done(self) -> bool:
+        return all(visit.done for visit in self.sides.values())

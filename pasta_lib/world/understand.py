@@ -1,0 +1,78 @@
+"""What somebody typed, as a prompt of this world: the nearest thing to it that can be drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import combinations
+
+import numpy as np
+
+from pasta_lib.encoders import ClipEncoder
+from pasta_lib.world.bank import prompts
+from pasta_lib.world.captions import MAX_CAPTION, CaptionError, parse
+from pasta_lib.world.reachable import member_index, reachable
+from pasta_lib.world.scenes import BACKGROUND, COLOUR, COUNT, STYLE, Scene, to_array
+
+PLAIN = {"second": None, "background": None, "count": 1, "colour": "natural", "style": None}
+
+
+@dataclass(frozen=True)
+class Understood:
+    """`member` of `reachable()`; `hint`: what was not understood, or nothing."""
+
+    member: int
+    hint: str
+
+
+def understand(typed: str, encoder: ClipEncoder) -> Understood:
+    """The member that says as much of what was typed as any; where no word of it is known, the
+    bare subject or idea that CLIP finds nearest. Raises CaptionError for nothing but white space.
+    """
+    words = " ".join(typed.split())
+    read = words[:MAX_CAPTION]
+    cut = f"Only the first {MAX_CAPTION} characters were read. " if len(words) > len(read) else ""
+    try:
+        parsed = parse(read)
+    except CaptionError:
+        if not words:
+            raise
+        member = _nearest(read, encoder)
+        return Understood(member, f"{cut}This small world can't draw that; the nearest thing it "
+                                  f"has is “{prompts()[member]}”.")  # fmt: skip
+    member = _member(parsed.scene)
+    unknown = ", ".join(f"“{word}”" for word in parsed.unknown[:5])
+    not_known = f"It does not know {unknown}. " if unknown else ""
+    if cut or unknown or to_array([parsed.scene])[0].tolist() != reachable()[member].tolist():
+        return Understood(member, f"{cut}{not_known}Playing with “{prompts()[member]}”.")
+    return Understood(member, "")
+
+
+def _member(scene: Scene) -> int:
+    """The scene, or what is left of it when as little as possible is left out."""
+    said = [name for name, plain in PLAIN.items() if getattr(scene, name) != plain]
+    for n in range(len(said) + 1):
+        for left_out in combinations(said, n):
+            less = replace(scene, **{name: PLAIN[name] for name in left_out})
+            if (member := int(member_index(to_array([less]))[0])) >= 0:
+                return member
+    raise AssertionError(f"{scene} is in no part of this world")  # a bare subject always is
+
+
+def _nearest(text: str, encoder: ClipEncoder) -> int:
+    """Of bare subjects and ideas."""
+    vectors = _bare(encoder)
+    return int(bare_members()[np.argmax(vectors @ encoder.encode_texts([text])[0])])
+
+
+@cache
+def bare_members() -> np.ndarray:
+    """Members that are a subject or an idea and nothing more, `[88]`."""
+    scenes = reachable()
+    plain = (scenes[:, [STYLE, BACKGROUND]] < 0).all(1)
+    return np.flatnonzero(plain & (scenes[:, COLOUR] <= 0) & (scenes[:, COUNT] <= 1))
+
+
+@cache
+def _bare(encoder: ClipEncoder) -> np.ndarray:
+    return encoder.encode_texts([prompts()[m] for m in bare_members()])
