@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PYTHONPATH :=
 
-.PHONY: figures test lint bench environment clean
+.PHONY: figures demo test lint bench screenshots environment clean
 
 environment: $(VENV)/installed
 
@@ -20,6 +20,12 @@ $(VENV)/installed: pyproject.toml
 figures: environment
 	$(BIN)/python notebooks/build.py
 
+# The demo as a page of its own, for this computer only. Cells tagged "book" are for readers.
+DEMO := --Voila.ip=127.0.0.1 --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_cell_tags=book
+
+demo: environment
+	cd notebooks && ../$(BIN)/voila 07_interactive_demo.ipynb $(DEMO)
+
 test: environment lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist=worksteal tests
 	PASTA_FIGURES=$$(mktemp -d) OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist=loadfile --nbval-lax --nbval-current-env \
@@ -28,6 +34,10 @@ test: environment lint
 lint: environment
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# What the demo looks like, by a headless Chromium: fig07_demo*.png and the README's moving picture.
+screenshots: environment
+	PASTA_SCREENSHOTS=figures $(BIN)/pytest tests/test_browser.py
 
 bench: environment
 	$(BIN)/python tests/benchmarks/bench_em.py

@@ -233,9 +233,9 @@ def _said_clearly(path: Path) -> Iterator[None]:
 
 def _explained(error: Exception, path: Path) -> str:
     words = str(error).lower()
-    if "full" in words or "disk i/o" in words:
+    if "full" in words or "disk i/o" in words or "no space" in words:
         why = "the disk is full: make room; nothing of what was there is lost"
-    elif "readonly" in words or "unable to open" in words or isinstance(error, PermissionError):
+    elif "readonly" in words or "unable to open" in words or isinstance(error, OSError):
         why = "it, or its folder, can't be written: choose another place for it"
     elif "locked" in words:
         why = "somebody else has been writing for ten seconds: try again"

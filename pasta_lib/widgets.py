@@ -203,6 +203,7 @@ class DemoApp:
             return
         self._disable()
         self.last_error, self.error.value, self.progress.value = None, "", 0
+        self.exported.value = ""
         self._say(words)
         self._thread = threading.Thread(target=self._run, args=(action,), daemon=True)
         self._thread.start()
@@ -287,7 +288,8 @@ class DemoApp:
         self._do(button, partial(self.answer, panel, column), words)
 
     def _changed(self, _) -> None:
-        """Whose sessions can be resumed or deleted."""
+        """Whose sessions can be resumed, saved or deleted."""
+        self.exported.value = ""
         try:
             self._show_own()
         except visits.VisitError as error:
@@ -431,7 +433,6 @@ class DemoApp:
 
     def _show_own(self) -> None:
         """What the nickname has begun, and what it may delete."""
-        self.exported.value = ""
         self.delete_button.disabled = not self.sure.value
         with visits.open_log(self.log) as log:
             waiting = visits.unfinished(log, self.person)

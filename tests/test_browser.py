@@ -1,0 +1,229 @@
+"""The demo as visitors meet it: Voilà and a real browser, by visible text and by keyboard.
+
+With PASTA_SCREENSHOTS=figures (`make screenshots`) the pictures of the demo are taken anew.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import closing
+from io import BytesIO
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+from pasta_lib.datasets.pasta import bank_sessions, read_sessions
+from pasta_lib.datasets.rows import Account
+from pasta_lib.sealed import AGENTS
+from pasta_lib.visits import open_log
+
+ROOT = Path(__file__).parents[1]
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: apt install chromium"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+PATIENCE = 240_000  # ms; a busy machine opens the page in a minute
+
+
+@pytest.fixture
+def demo(tmp_path):
+    """Voilà with the notebook in a folder of its own: where to go, and the visitors' log."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    shutil.copy(ROOT / "notebooks" / "07_interactive_demo.ipynb", folder)
+    make = (ROOT / "Makefile").read_text().partition("\nDEMO := ")[2].partition("\n")[0]
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "voila", "07_interactive_demo.ipynb", "--no-browser",
+               f"--port={port}", "--show_tracebacks=True", *make.split()]  # fmt: skip
+    with (tmp_path / "voila.log").open("wb") as log:
+        server = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+    yield f"http://127.0.0.1:{port}/", tmp_path / "visits" / "visits.sqlite", server.pid
+    for process in [*psutil.Process(server.pid).children(recursive=True), server]:
+        process.kill()
+    server.wait()
+
+
+@pytest.fixture
+def page():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 1020})
+        page.set_default_timeout(PATIENCE)
+        yield page
+        browser.close()
+
+
+def test_visitors_play(demo, page):
+    where, path, server = demo
+    dialogs = []
+    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    film = []
+    open_page(page, where)
+    assert page.get_by_text("What happens when you choose").count() == 0  # the book is not here
+
+    # One session, half of it by keyboard.
+    page.get_by_role("textbox", name="Nickname").fill("<b>ann</b>")
+    page.get_by_label("Prompt", exact=True).fill("happiness")
+    page.get_by_role("button", name="Start").focus()
+    page.keyboard.press("Enter")
+    says(page, "Turn 1 of 5: choose")
+    film.append(page.screenshot())
+    assert alt_texts(page) == 16
+    page.keyboard.press("Enter")  # the first button has the focus
+    says(page, "Turn 2 of 5: choose")
+    choose(page, 2, times=2)  # a double click
+    page.get_by_role("button", name="Better").click()
+    for turn in (3, 4):
+        says(page, f"Turn {turn} of 5: choose")
+        film.append(page.screenshot())
+        if turn == 3:
+            keep(page, "fig07_demo_1280")
+        choose(page, neon(page))
+        page.get_by_role("button", name="About the same").click()
+    says(page, "Turn 5 of 5: choose")
+    film.append(page.screenshot())
+    page.get_by_role("button", name="None of these").click()
+    says(page, "That was the last turn")
+    film.append(page.screenshot())
+    keep_film(film)
+    events = [kind for kind, _ in of(path)]
+    assert events == [
+        "begin", "slate", "pick", "slate", "pick", "judge", "slate", "pick", "judge",
+        "slate", "pick", "judge", "slate", "skip",
+    ]  # fmt: skip
+
+    # On a phone: a blind comparison, from a prompt that means harm.
+    page.set_viewport_size({"width": 400, "height": 860})
+    page.get_by_label("Prompt", exact=True).fill("<img src=x onerror=alert(1)> a white cat")
+    page.get_by_role("button", name="Blind A/B").click()
+    page.get_by_role("button", name="Start").click()
+    for turn in range(5):
+        says(page, "one of A and one of B")
+        if turn == 1:
+            page.get_by_text("one of A and one of B").scroll_into_view_if_needed()
+            keep(page, "fig07_demo_400")
+        assert page.get_by_text("Who the agent thinks you are").count() == 0
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400
+        page.get_by_role("button", name=f"Choose column {turn % 4 + 1} of A").click()
+        says(page, "one of B.")
+        page.get_by_role("button", name="Choose column 1 of B").click()
+    says(page, "Whose last pictures do you prefer")
+    assert all(name not in json.dumps(detail) for _, detail in of(path)[15:] for name in AGENTS)
+    page.get_by_role("button", name="I prefer A's pictures").click()
+    says(page, "Thank you!")
+    page.get_by_text("95 % interval").wait_for()
+    (vote,) = [detail for kind, detail in of(path) if kind == "vote"]
+    assert vote["preferred"] == "A" and sorted(vote["agents"].values()) == sorted(AGENTS)
+
+    # The kernel is killed in the middle of a turn; the visitor comes back.
+    page.set_viewport_size({"width": 1280, "height": 1020})
+    page.get_by_role("button", name="PASTA").first.click()
+    page.get_by_label("Prompt", exact=True).fill("holiday")
+    page.get_by_role("button", name="Start").click()
+    says(page, "Turn 1 of 5: choose")
+    choose(page, 3)
+    while of(path)[-1][0] not in ("pick", "slate") or of(path)[-2][0] == "begin":
+        page.wait_for_timeout(20)
+    for process in psutil.Process(server).children(recursive=True):
+        if "ipykernel" in " ".join(process.cmdline()):
+            os.kill(process.pid, signal.SIGKILL)
+    before = of(path)
+    open_page(page, where)
+    page.get_by_role("textbox", name="Nickname").fill("<b>ann</b>")
+    page.get_by_role("button", name="Go on with “holiday”").click()
+    says(page, "Turn 2 of 5: choose")
+    choose(page, 1)
+    page.get_by_text("Is this pick better").wait_for()
+    assert of(path)[: len(before)] == before and of(path)[-1] == ("pick", {"turn": 2, "column": 0})
+    assert dialogs == []
+
+    # What they left is rater data.
+    account = Account()
+    turns = read_sessions(path, account)
+    sessions, incomplete = bank_sessions(turns)
+    assert not account.reasons and incomplete == 1 and len(sessions.session) == 3
+    assert set(turns.frame["person_id"]) == {"<b>ann</b>"}
+    assert set(turns.frame["agent"]) == set(AGENTS)
+
+
+def open_page(page, where):
+    """Voilà is up a few seconds after it was started."""
+    for _ in range(60):
+        try:
+            page.goto(where, wait_until="commit")
+            break
+        except Exception:
+            page.wait_for_timeout(1000)
+    page.get_by_role("button", name="Start").wait_for()
+
+
+def says(page, words):
+    page.get_by_role("status").filter(has_text=words).wait_for()
+
+
+def choose(page, column, times=1):
+    page.get_by_role("button", name=f"Choose column {column}").click(click_count=times)
+
+
+def neon(page):
+    """The column whose words say neon, or the first."""
+    words = page.locator("figcaption").all_inner_texts()
+    return 1 + next((i for i, text in enumerate(words) if "neon" in text), 0)
+
+
+def alt_texts(page):
+    """Pictures of columns that say what they show."""
+    return page.locator('figure img[alt*="picture"]').count()
+
+
+def of(path):
+    with open_log(path) as log:
+        rows = log.execute("select kind, detail from events order by id").fetchall()
+    return [(kind, json.loads(detail)) for kind, detail in rows]
+
+
+def keep(page, name):
+    """A screenshot as a figure, with its sidecar, where PASTA_SCREENSHOTS says."""
+    folder = os.environ.get("PASTA_SCREENSHOTS")
+    if not folder:
+        return
+    with Image.open(BytesIO(page.screenshot())) as image:
+        small = image.convert("RGB").quantize(128)
+        small.save(Path(folder) / f"{name}.png", "PNG", optimize=True)
+    size = page.viewport_size
+    sidecar = {
+        "figure": name, "title": f"The demo in a browser {size['width']} pixels wide",
+        "notebook": "07_interactive_demo", "command": "make screenshots", "seed": None,
+        "inputs": {}, "versions": {}, "numbers": {"width": size["width"]},
+        "tolerances": {"width": 0},
+    }  # fmt: skip
+    (Path(folder) / f"{name}.json").write_text(json.dumps(sidecar, indent=1) + "\n")
+
+
+def keep_film(shots):
+    """The README's moving picture: two seconds a turn."""
+    folder = os.environ.get("PASTA_SCREENSHOTS")
+    if not folder:
+        return
+    frames = []
+    for shot in shots:
+        with Image.open(BytesIO(shot)) as image:
+            frames.append(image.convert("RGB").crop((0, 130, 1280, 1020)).resize((800, 556)))
+    palette = frames[-1].quantize(128)
+    frames = [f.quantize(palette=palette, dither=Image.Dither.NONE) for f in frames]
+    frames[0].save(Path(folder) / "demo.gif", save_all=True, append_images=frames[1:],
+                   duration=2000, loop=0, optimize=True)  # fmt: skip
