@@ -220,8 +220,11 @@ class Visit:
         which is better."""
         picked = [t for t, pick in enumerate(self.state.picks) if pick is not None]
         now = len(self.state.picks) - 1
-        fresh = self.slate is None and not self.state.left and len(picked) > 1 and picked[-1] == now
-        return (now, picked[-2]) if fresh and self.state.verdicts[-1] is None else None
+        if self.slate or self.state.left or len(picked) < 2 or picked[-1] != now:
+            return None
+        member = [self.state.slates[t]["member"][self.state.picks[t]] for t in picked[-2:]]
+        again = member[0] == member[1]  # the same pictures: there is nothing to compare
+        return None if again or self.state.verdicts[-1] else (now, picked[-2])
 
     @property
     def sessions(self) -> Sessions:
@@ -240,6 +243,13 @@ class Visit:
             start, member=member, wording=wording, category=CATEGORY[candidates],
             chosen=np.array([picks], np.int64), versus_last=np.array([versus], np.int64),
         )  # fmt: skip
+
+    @property
+    def stood(self) -> int | None:
+        """The member that was picked last before the last slate."""
+        slates, picks = self.state.slates[:-1], self.state.picks[: len(self.state.slates) - 1]
+        picked = [s["member"][p] for s, p in zip(slates, picks, strict=True) if p is not None]
+        return picked[-1] if picked else None
 
     @property
     def candidates(self) -> Candidates:

@@ -18,7 +18,7 @@ STYLE = """<style>
 .pasta p, .pasta h3, .pasta figure {margin: 0 0 .4em} .pasta h3 {font-size: 1.05em}
 .pasta .pictures {display: grid; gap: 3px; grid-template-columns: repeat(2, 1fr)}
 .pasta img {width: 100%; aspect-ratio: 1; border-radius: 4px; background: #ddd; display: block}
-.pasta figcaption {min-height: 4.6em; font-size: .9em; margin-top: .3em} .pasta small {color: #555}
+.pasta figcaption {min-height: 5.8em; font-size: .9em; margin-top: .3em} .pasta small {color: #555}
 .pasta .chosen {outline: 4px solid #0072B2; outline-offset: 2px; border-radius: 4px}
 .pasta .missing {aspect-ratio: 1; border: 1px dashed #888; border-radius: 4px; background: #f4f4f4}
 .pasta .type {display: grid; grid-template-columns: 96px 1fr; gap: 8px; margin-bottom: 5px}

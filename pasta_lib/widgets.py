@@ -1,6 +1,6 @@
-"""The demo's controls: core ipywidgets around the plain-Python sessions of `demo`.
+"""What the demo's controls do: a page around the plain-Python sessions of `demo`.
 
-    app = DemoApp(open_studio(), "visits/visits.sqlite")
+    app = DemoApp(open_studio(GeneratorConfig()), "visits/visits.sqlite")
     app.page
 
 Every callback goes through `_do`: one at a time, in a thread of its own, so that the page says at
@@ -16,7 +16,6 @@ import secrets
 import threading
 from collections.abc import Callable
 from functools import partial
-from html import escape
 from pathlib import Path
 
 import ipywidgets as w
@@ -24,61 +23,21 @@ import numpy as np
 from scipy.stats import binomtest
 
 from pasta_lib import pages, visits
-from pasta_lib.demo import AGENTS, Duel, Studio, Visit, begin_duel, begin_visit
-from pasta_lib.sessions import SLATE, TURNS
+from pasta_lib.controls import BLIND, Controls, visible
+from pasta_lib.demo import AGENTS, VERDICTS, Duel, Studio, Visit, begin_duel, begin_visit
+from pasta_lib.sessions import TURNS
 from pasta_lib.world.captions import CaptionError
-from pasta_lib.world.vocabulary import IDEAS
 
-BLIND = "Blind A/B"
+AGAIN = "Once more? Open “New session”."
+NOT_YET = "<p>While a slate waits, here are the 25 texts it was chosen from.</p>"
 PLAYS = {words: name for name, words in AGENTS.items()} | {BLIND: BLIND}
-TRY = ("happiness", "a quiet evening", "holiday", "love", "a white cat", "three foxes, neon")
-CONSENT = (
-    "<p><small>What you type, see and choose is kept in one file on this computer, <code>{}</code>,"
-    " under the nickname you give (none is needed), and nowhere else. Below you can take it with "
-    "you, or have it deleted. Please do not type anything private.</small></p>"
-)
 
 
-class Panel:
-    """One agent's slate: four columns with a button under each, and "none of these"."""
-
-    def __init__(self) -> None:
-        self.heading, self.none = w.HTML(), w.Button(layout=w.Layout(width="auto"))
-        self.shown = [w.HTML() for _ in range(SLATE)]
-        self.choose = [
-            w.Button(button_style="info", layout=w.Layout(width="auto")) for _ in range(SLATE)
-        ]
-        wide = w.Layout(flex="1 1 130px", min_width="130px", max_width="200px", margin="4px")
-        columns = [w.VBox(pair, layout=wide) for pair in zip(self.shown, self.choose, strict=True)]
-        row = w.Box(columns, layout=_row())
-        self.box = w.VBox([self.heading, row, self.none], layout=w.Layout(flex="1 1 560px"))
-
-    @property
-    def buttons(self) -> list[w.Button]:
-        return [*self.choose, self.none]
-
-    def show(self, visit: Visit, side: str, ready: bool) -> None:
-        """The last slate of a visit: what is drawn of it, and what was chosen. `ready` for it."""
-        slate, pick = visit.state.slates[-1], None
-        if visit.slate is None:
-            pick = visit.state.picks[-1]
-        for c, shown in enumerate(self.shown):
-            pictures = visit.pictures.get(slate["member"][c])
-            words, category = slate["slate"][c], slate["category"][c]
-            shown.value = pages.column(c + 1, words, category, pictures, c == pick)
-        of_side = f" of {side}" if side else ""
-        self.heading.value = f"<h3>{side} Turn {len(visit.state.slates)} of {TURNS}</h3>"
-        for c, button in enumerate(self.choose, 1):
-            button.description = f"Choose column {c}{of_side}"
-        self.none.description = f"None of these{of_side}"
-        for button in self.buttons:
-            button.disabled = not ready
-
-
-class DemoApp:
+class DemoApp(Controls):
     """`page` is what to display; `log` the file of visits, begun where there is none."""
 
     def __init__(self, studio: Studio, log: str | Path) -> None:
+        super().__init__(Path(log).name)
         self.studio, self.log = studio, Path(log)
         self.visit: Visit | None = None
         self.duel: Duel | None = None
@@ -87,8 +46,7 @@ class DemoApp:
         self.last_error: Exception | None = None
         self._guest = f"guest-{secrets.token_hex(3)}"
         self._busy, self._thread = threading.Lock(), None
-        self._make_controls()
-        self._arrange()
+        self._connect()
         self._busy.acquire()
         self._run(lambda: None)
 
@@ -129,8 +87,8 @@ class DemoApp:
                 self._say(f"Drawing 16 pictures for turn {self.visit.turn} of {TURNS} …")
                 for drawn, _ in enumerate(self.visit.columns(), 1):
                     self.progress.value = drawn
-                    self.panels[0].show(self.visit, "", ready=False)
-                    _visible(self.panels[0].box, True)
+                    self.panels[0].show(self.visit, "")
+                    visible(self.panels[0].box, True)
 
     def answer(self, panel: int, column: int | None) -> None:
         """Choose a column of a panel's slate, or none of it."""
@@ -196,15 +154,17 @@ class DemoApp:
             return list(self.duel.sides.values())
         return [self.visit] if self.visit else []
 
-    def _do(self, button: w.Button, action: Callable, words: str) -> None:
+    def _do(self, action: Callable, meanwhile: str, button: w.Button) -> None:
         """Run an action in a thread; clicks on what is disabled, or beside another one, are late
         and do not count."""
         if button.disabled or not self._busy.acquire(blocking=False):
             return
-        self._disable()
+        for control in self.all:
+            control.disabled = True
+        visible(self.progress, True)
         self.last_error, self.error.value, self.progress.value = None, "", 0
         self.exported.value = ""
-        self._say(words)
+        self._say(meanwhile)
         self._thread = threading.Thread(target=self._run, args=(action,), daemon=True)
         self._thread.start()
 
@@ -215,11 +175,12 @@ class DemoApp:
         except Exception as error:
             self._tell(error)
         try:
-            self._show(words or self._next_step())
+            self._show()
         except Exception as error:  # what can't be shown must not keep the controls
             self._tell(error)
-        finally:
-            self._busy.release()
+        self._busy.release()
+        self._enable()
+        self._say(words or self._next_step())  # last, when it can be done
 
     def _tell(self, error: Exception) -> None:
         self.last_error = error
@@ -242,100 +203,40 @@ class DemoApp:
             if not visit.state.left:
                 visit.leave()
 
-    def _make_controls(self) -> None:
-        self.nickname = w.Text(description="Nickname", placeholder="optional")
-        self.prompt = w.Combobox(
-            description="Prompt", placeholder="happiness, or two white cats in neon",
-            options=[*IDEAS, "a white cat", "a castle at night", "three foxes, neon"],
-            layout=w.Layout(width="min(420px, 96%)"),
-        )  # fmt: skip
-        self.agent = w.ToggleButtons(description="Who draws", options=list(PLAYS))
-        self.suggestions = [w.Button(description=words) for words in TRY]
+    def _connect(self) -> None:
+        """What each control does, and what is said meanwhile."""
+        does = {
+            self.start_button: (self.start, "Reading your prompt …"),
+            self.resume_button: (self.resume, "Drawing it again …"),
+            self.retry_button: (self.go_on, "Trying again …"),
+            self.undo_button: (self.undo, "Taking it back …"),
+            self.end_button: (self.end, "Ending …"),
+            self.export_button: (self.export, "Collecting …"),
+            self.delete_button: (self.delete, "Deleting …"),
+        }
+        for button, verdict in zip(self.compare_buttons, (*VERDICTS, None), strict=True):
+            does[button] = partial(self.compare, verdict), "Noted; thinking …"
+        for button, side in zip(self.vote_buttons, "AB", strict=True):
+            does[button] = partial(self.vote, side), "Opening …"
+        for number, panel in enumerate(self.panels):
+            for column, button in [*enumerate(panel.choose), (None, panel.none)]:
+                answer = partial(self.answer, number, column)
+                does[button] = answer, "Your choice is kept; thinking …"
+        for button, (action, meanwhile) in does.items():
+            button.on_click(partial(self._do, action, meanwhile))
         for button in self.suggestions:
-            button.on_click(lambda b: setattr(self.prompt, "value", b.description))
-        self.hint, self.status, self.error = w.HTML(), w.HTML(), w.HTML()
-        self.consent = w.HTML(CONSENT.format(escape(self.log.name)))
-        self.exported, self.total, self.types = w.HTML(), w.HTML(), w.HTML()
-        self.path, self.considered, self.compared = w.HTML(), w.HTML(), w.HTML()
-        self.progress = w.IntProgress(max=SLATE, layout=w.Layout(width="min(420px, 96%)"))
-        self.panels = [Panel(), Panel()]
-        self.sure = w.Checkbox(description="Yes, delete all I did under this nickname")
-        button = self._button
-        self.start_button = button("Start", self.start, "Reading your prompt …", "primary")
-        self.resume_button = button("Go on with my last session", self.resume, "Drawing it again …")
-        self.retry_button = button("Try again", self.go_on, "Trying again …", "warning")
-        self.undo_button = button("Undo my last choice", self.undo, "Taking it back …")
-        self.end_button = button("End this session", self.end, "Ending …")
-        self.compare_buttons = [
-            button(words, lambda v=verdict: self.compare(v), "Noted; thinking …")
-            for words, verdict in (("Better", "better"), ("About the same", "same"),
-                                   ("Worse", "worse"), ("Can't say", None))
-        ]  # fmt: skip
-        self.vote_buttons = [
-            button(f"I prefer {side}'s pictures", lambda s=side: self.vote(s), "Opening …", "info")
-            for side in "AB"
-        ]
-        self.export_button = button("Show my sessions", self.export, "Collecting …")
-        self.delete_button = button("Delete my sessions", self.delete, "Deleting …", "danger")
-        for p, panel in enumerate(self.panels):
-            for column, control in [*enumerate(panel.choose), (None, panel.none)]:
-                control.on_click(partial(self._answered, p, column))
+            button.on_click(lambda pressed: setattr(self.prompt, "value", pressed.description))
         self.nickname.observe(self._changed, "value")
         self.sure.observe(self._changed, "value")
-
-    def _answered(self, panel: int, column: int | None, button: w.Button) -> None:
-        words = "Your choice is kept; thinking …"
-        self._do(button, partial(self.answer, panel, column), words)
 
     def _changed(self, _) -> None:
         """Whose sessions can be resumed, saved or deleted."""
         self.exported.value = ""
+        self.delete_button.disabled = not self.sure.value
         try:
             self._show_own()
         except visits.VisitError as error:
             self._tell(error)
-
-    def _button(self, words: str, action: Callable, doing: str, style: str = "") -> w.Button:
-        button = w.Button(description=words, button_style=style, layout=w.Layout(width="auto"))
-        button.on_click(lambda b: self._do(b, action, doing))
-        return button
-
-    def _arrange(self) -> None:
-        self.comparing = w.VBox([self.compared, w.Box(self.compare_buttons, layout=_row())])
-        self.voting = w.Box(self.vote_buttons, layout=_row())
-        self.slates = w.Box([panel.box for panel in self.panels], layout=_row())
-        self.learnt = w.VBox([self.types, self.path], layout=w.Layout(flex="1 1 300px"))
-        own = w.VBox([self.export_button, self.exported, self.sure, self.delete_button])
-        titles = ("What the agent considered", "Your data: take it along, or delete it")
-        self.folded = w.Accordion([self.considered, own], titles=titles)
-        setup = w.VBox([
-            self.nickname, self.prompt, w.Box(self.suggestions, layout=_row()), self.agent,
-            w.Box([self.start_button, self.resume_button], layout=_row()), self.consent,
-        ])  # fmt: skip
-        self.setup = w.Accordion([setup], titles=("New session",))
-        controls = w.Box([self.undo_button, self.end_button], layout=_row())
-        played = w.VBox([self.slates, self.voting, controls], layout=w.Layout(flex="3 1 560px"))
-        self.page = w.VBox([
-            w.HTML(pages.STYLE), self.setup, self.hint, self.status, self.progress, self.error,
-            self.retry_button, self.comparing, w.Box([played, self.learnt], layout=_row()),
-            self.total, self.folded,
-        ])  # fmt: skip
-        self.page.add_class("pasta")
-
-    @property
-    def _controls(self) -> list:
-        panels = [button for panel in self.panels for button in panel.buttons]
-        return [
-            self.nickname, self.prompt, self.agent, *self.suggestions, self.start_button,
-            self.resume_button, self.retry_button, self.undo_button, self.end_button,
-            *self.compare_buttons, *self.vote_buttons, self.export_button, self.delete_button,
-            self.sure, *panels,
-        ]  # fmt: skip
-
-    def _disable(self) -> None:
-        for control in self._controls:
-            control.disabled = True
-        _visible(self.progress, True)
 
     def _say(self, words: str) -> None:
         self.status.value = pages.status(words)
@@ -344,7 +245,7 @@ class DemoApp:
         """What the visitor is asked to do."""
         if self.agents:
             named = {side: AGENTS[agent] for side, agent in self.agents.items()}
-            return f"A was {named['A']}, B was {named['B']}. Thank you! Play again?"
+            return f"A was {named['A']}, B was {named['B']}. Thank you! {AGAIN}"
         if self.duel:
             if self.duel.done:
                 return "Whose last pictures do you prefer, all in all? Vote below them."
@@ -355,31 +256,46 @@ class DemoApp:
         if self._asks:
             return "Before the next pictures: how does this pick compare with your last?"
         if self.visit.done:
-            return "That was the last turn. On the right is what your picks said. Play again?"
+            return f"That was the last turn: see what your picks said of you. {AGAIN}"
         return f"Turn {self.visit.turn} of {TURNS}: choose the column you like best."
 
     @property
     def _asks(self) -> bool:
         return bool(self.visit and not self.judged and self.visit.compared)
 
-    def _show(self, words: str) -> None:
-        """Everything, from where the session stands."""
-        self._say(words)
-        for control in self._controls:
+    def _enable(self) -> None:
+        """Every control that can do something now."""
+        waiting = [v for v in self._visits if v.slate is not None] if self._ready else []
+        for control in self.all:
             control.disabled = False
-        _visible(self.progress, False)
+        self.undo_button.disabled = not any(v.state.picks for v in self._visits)
+        self.delete_button.disabled = not self.sure.value
+        for number, panel in enumerate(self.panels):
+            mine = self._visits[number : number + 1]
+            for button in panel.buttons:
+                button.disabled = not (mine and mine[0] in waiting)
+        for button in [b for panel in self.panels for b in panel.choose if not b.disabled][:1]:
+            button.focus()  # for those who play by keyboard
+
+    @property
+    def _ready(self) -> bool:
+        """Whether a slate waits for an answer, and all that wait are drawn."""
+        waiting = [v for v in self._visits if v.slate is not None]
+        return bool(waiting) and all(m in v.pictures for v in waiting for m in v.slate["member"])
+
+    def _show(self) -> None:
+        """Everything, from where the session stands."""
+        visible(self.progress, False)
         self._show_slates()
-        _visible(self.comparing, self._asks)
+        visible(self.comparing, self._asks)
         if self._asks:
             now, before = (self._picked(t) for t in self.visit.compared)
             self.compared.value = pages.compared_page(before, now)
         playing = bool(self._visits) and not any(v.state.left for v in self._visits)
         for control in (self.undo_button, self.end_button):
-            _visible(control, playing)
-        self.undo_button.disabled = not any(v.state.picks for v in self._visits)
-        _visible(self.voting, playing and self.duel is not None and self.duel.done)
-        over = not self._visits or all(v.done for v in self._visits)
-        self.setup.selected_index = 0 if over else None
+            visible(control, playing)
+        visible(self.voting, playing and self.duel is not None and self.duel.done)
+        self.setup.selected_index = None if self._visits else 0
         self._show_learnt()
         self._show_own()
         with visits.open_log(self.log) as log:
@@ -390,37 +306,25 @@ class DemoApp:
     def _show_slates(self) -> None:
         """Of a blind comparison both, or none; and a way on where something went wrong."""
         sides = self.duel.sides if self.duel else {"": self.visit}
-        waiting = [v for v in self._visits if v.slate is not None]
-        ready = bool(waiting) and all(
-            m in visit.pictures for visit in waiting for m in visit.slate["member"]
-        )
+        answered = all(visit.slate is None for visit in self._visits)
         for panel in self.panels:
-            _visible(panel.box, False)
-            for button in panel.buttons:
-                button.disabled = True
+            visible(panel.box, False)
         for panel, (side, visit) in zip(self.panels, sides.items(), strict=False):
-            if visit and visit.state.slates and (ready or not waiting or not self.duel):
-                _visible(panel.box, True)
-                panel.show(visit, side, ready and visit in waiting)
-        self._focus()
+            if visit and visit.state.slates and (self._ready or answered or not self.duel):
+                visible(panel.box, True)
+                panel.show(visit, side)
         over = all(visit.done for visit in self._visits)
-        _visible(self.retry_button, not (ready or over or self._asks))
+        visible(self.retry_button, not (self._ready or over or self._asks))
 
     def _picked(self, turn: int) -> tuple[str, np.ndarray]:
         slate, column = self.visit.state.slates[turn], self.visit.state.picks[turn]
         return slate["slate"][column], self.visit.pictures[slate["member"][column]]
 
-    def _focus(self) -> None:
-        """On the first button that can be pressed, for those who play by keyboard."""
-        for button in [b for panel in self.panels for b in panel.choose]:
-            if not button.disabled:
-                return button.focus()
-
     def _show_learnt(self) -> None:
         """Beliefs, path and candidates; of a blind comparison, only when it is over."""
         if not self._visits or (self.duel and not self.agents):
             self.types.value = self.path.value = ""
-            self.considered.value = "<p>Here you will see the 25 texts the agent chose from.</p>"
+            self.considered.value = NOT_YET
             return
         visit = self.visit or next(v for v in self._visits if v.agent == "pasta")
         heading = "Who the agent thinks you are"
@@ -432,18 +336,9 @@ class DemoApp:
             )
 
     def _show_own(self) -> None:
-        """What the nickname has begun, and what it may delete."""
-        self.delete_button.disabled = not self.sure.value
+        """What the nickname has begun."""
         with visits.open_log(self.log) as log:
             waiting = visits.unfinished(log, self.person)
-        _visible(self.resume_button, bool(waiting) and not self._visits)
+        visible(self.resume_button, bool(waiting) and not self._visits)
         if waiting:
             self.resume_button.description = f"Go on with “{waiting[0][1][:40]}”"
-
-
-def _row() -> w.Layout:
-    return w.Layout(flex_flow="row wrap")
-
-
-def _visible(widget: w.Widget, there: bool) -> None:
-    widget.layout.display = None if there else "none"

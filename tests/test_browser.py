@@ -83,9 +83,12 @@ def test_visitors_play(demo, page):
     says(page, "Turn 1 of 5: choose")
     film.append(page.screenshot())
     assert alt_texts(page) == 16
-    page.keyboard.press("Enter")  # the first button has the focus
+    for _ in range(neon(page) - 1):  # the first button has the focus
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
     says(page, "Turn 2 of 5: choose")
-    choose(page, 2, times=2)  # a double click
+    film.append(page.screenshot())
+    choose(page, neon(page), times=2)  # a double click
     page.get_by_role("button", name="Better").click()
     for turn in (3, 4):
         says(page, f"Turn {turn} of 5: choose")

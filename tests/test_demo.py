@@ -46,7 +46,7 @@ def play(visit, columns):
 def test_a_session_draws_what_the_bank_says_and_learns_what_the_simulator_would(studio, path):
     """Belief from pictures drawn now is the belief from the bank's, of the session read back."""
     visit = begun(studio, path)
-    for column in (1, 1, 2, 0, 2):
+    for column in (1, 1, 2, 3, 2):
         visit.propose()
         pictures = list(visit.columns())
         assert len(pictures) == 4 and pictures[0].shape == (4, 64, 64, 3)
@@ -57,7 +57,7 @@ def test_a_session_draws_what_the_bank_says_and_learns_what_the_simulator_would(
             visit.judge("better")
     turns = read_sessions(path, Account())
     sessions, unusable = bank_sessions(turns)
-    assert unusable == 0 and sessions.chosen.tolist() == [[1, 1, 2, 0, 2]]
+    assert unusable == 0 and sessions.chosen.tolist() == [[1, 1, 2, 3, 2]]
     assert sessions.versus_last[0, 1:].tolist() == [1, 1, 1, 1]
     np.testing.assert_array_equal(sessions.member, visit.sessions.member)
     initial = np.array([visit.initial])
@@ -119,6 +119,19 @@ def test_undo_brings_back_the_slate_and_the_belief(hasty, path):
     assert visit.turn == 1 and visit.path == []
     with pytest.raises(VisitError):
         visit.undo()
+
+
+def test_the_same_pictures_again_are_not_compared(hasty, path):
+    visit = play(begun(hasty, path), [1])
+    seen = 0
+    while not visit.done:
+        visit.propose()
+        rephrased = visit.slate["category"][0] == "rephrase"
+        assert rephrased == (visit.stood in visit.slate["member"])
+        visit.pick(1 - rephrased)
+        assert (visit.compared is None) == rephrased
+        seen += rephrased
+    assert seen > 0
 
 
 def test_five_turns_and_no_more(hasty, path):

@@ -68,9 +68,9 @@ def test_a_session_from_start_to_end(app):
     assert not seen(app.comparing)  # there is nothing to compare yet
     press(app, app.panels[0].none)
     assert app.visit.state.picks == [2, None]
-    press(app, app.panels[0].choose[0])
+    press(app, app.panels[0].choose[3])
     assert seen(app.comparing) and all(b.disabled for b in app.panels[0].buttons)
-    assert "your choice" in app.panels[0].shown[0].value
+    assert "your choice" in app.panels[0].shown[3].value
     press(app, app.compare_buttons[2])
     assert app.visit.state.verdicts == [None, None, "worse"]
     choose(app, 1)
@@ -86,8 +86,8 @@ def test_a_session_from_start_to_end(app):
 @pytest.mark.parametrize(("button", "verdict"), [*enumerate(("better", "same", "worse", None))])
 def test_judgements(app, button, verdict):
     start(app)
-    for _ in range(2):
-        press(app, app.panels[0].choose[0])
+    for column in (1, 2):
+        press(app, app.panels[0].choose[column])
     press(app, app.compare_buttons[button])
     assert app.visit.state.verdicts == [None, verdict] and app.visit.turn == 3
     assert app.visit.slate is not None
@@ -161,7 +161,7 @@ def test_wilsons_interval(app):
                               initial_prompt="love", sealed=0)  # fmt: skip
             visits.record(log, f"c{i}", "vote", preferred="A" if i < 3 else "B",
                           agents={"A": "pasta", "B": "untrained"})  # fmt: skip
-    app._show("")
+    app._show()
     assert "3 of 10" in app.total.value and "11% to 60%" in app.total.value
 
 
@@ -169,7 +169,7 @@ def test_nickname_resume_export_delete(app, hasty):
     app.nickname.value = "ann <b>"
     start(app)
     choose(app, 1)
-    press(app, app.panels[0].choose[0])
+    press(app, app.panels[0].choose[2])
     other = DemoApp(hasty, app.log)  # the kernel died
     assert not seen(other.resume_button)
     other.nickname.value = "ann <b>"
@@ -328,7 +328,7 @@ def test_while_drawing_everything_is_disabled_and_said(hasty, tmp_path):
     app.start_button.click()
     assert drawing.wait(30)
     assert "Drawing 16 pictures" in app.status.value and seen(app.progress)
-    assert all(control.disabled for control in app._controls)
+    assert all(control.disabled for control in app.all)
     app.start_button.click()  # a click while drawing
     go_on.set()
     app.wait()
@@ -379,7 +379,7 @@ def test_a_disk_that_fills_up(app, monkeypatch):
 
 
 def test_every_control_is_locked_and_named(app):
-    buttons = [c for c in app._controls if hasattr(c, "click")]
+    buttons = [c for c in app.all if hasattr(c, "click")]
     start(app, agent=BLIND)
     names = [b.description for b in buttons]
     assert all(names) and len(set(names)) == len(names)
