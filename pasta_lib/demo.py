@@ -40,7 +40,7 @@ from pasta_lib.world.agent_study import Sight, load_pasta, load_reader, load_sig
 from pasta_lib.world.bank import PICTURES, draw_again, image_ids, prompts, seed_of
 from pasta_lib.world.gallery import favourites
 from pasta_lib.world.reachable import reachable
-from pasta_lib.world.understand import understand
+from pasta_lib.world.understand import bare_members, understand
 
 AGENTS = {"pasta": "PASTA", "untrained": "Baseline"}
 FACES = 3  # pictures that stand for a type
@@ -90,7 +90,7 @@ def open_studio(drawing: GeneratorConfig, seed: int = 0) -> Studio:
     see `hub`), its pictures are what the miniature's CLIP and user model see, at their size."""
     sight = load_sight()
     types = load_user_model(sight)
-    reader = load_reader(sight, types)
+    reader = load_reader(sight, types, bare_members()[:1])  # columns are drawn, not looked up
     pipeline = load_pipeline(drawing)
     gallery = favourites(types, sight.pictures, sight.names, said=2)
     names = list(gallery.names[:, :FACES].ravel())

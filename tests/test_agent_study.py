@@ -14,10 +14,7 @@ from pasta_lib.baselines import untrained
 from pasta_lib.choices import BadData
 from pasta_lib.datasets.pasta import bank_sessions
 from pasta_lib.evaluation import Played, held_out_stage, perform, win_probability
-from pasta_lib.histories import Reader
-from pasta_lib.iql import IQLConfig, load_trained
 from pasta_lib.simulator import fit_to_sessions
-from pasta_lib.text_worth import load_text_worth
 from pasta_lib.world import agent_study, people
 from pasta_lib.world.agent_study import AGENTS_DIR
 from pasta_lib.world.bank import load_bank
@@ -87,13 +84,12 @@ def test_agents_rank_alike_before_other_people():
 
 def test_the_shipped_agent_earns_what_is_written():
     sight = agent_study.load_sight()
+    reader = agent_study.load_reader(sight, agent_study.load_user_model(sight))
     raters = bank_sessions(turns_of(read_turns(), "train"))[0]
-    worth = agent_study.worth_of_columns(sight, agent_study.load_user_model(sight), progress=False)
-    worth = fit_to_sessions(worth, raters)
-    texts = load_text_worth(AGENTS_DIR / "text_worth" / "8_types.safetensors")
-    reader = Reader(sight.features, texts, worth)
-    path = AGENTS_DIR / "both-slate-0.safetensors"
-    pasta = iql_agent(load_trained(path, *reader.sizes, IQLConfig(slate_level=True)), reader)
+    fitted = fit_to_sessions(reader.column_worth, raters)  # from there, it stays
+    assert float(fitted.log_tie) == pytest.approx(float(reader.column_worth.log_tie), abs=2e-3)
+    assert fitted.loyalty == pytest.approx(reader.column_worth.loyalty, abs=2e-3)
+    pasta = iql_agent(agent_study.load_pasta(reader), reader)
     stage = held_out_stage(people.draw_law(0), people.perceived(load_bank()), 0, 2000)
     plays = {"untrained": perform(untrained(0), stage), "both-slate": perform(pasta, stage)}
     tolerance = {"untrained": 2e-3, "both-slate": 0.03}  # of five trainings, one is shipped

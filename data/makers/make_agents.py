@@ -197,6 +197,12 @@ class Study:
         prompts = raters.initial_prompts(self.seed)
         worth = worth_of_columns(sight, self.types(n_types), prompts, progress=False)
         worth = fit_to_sessions(worth, self.raters)
+        if self.seed == 0:
+            path = AGENTS_DIR / "answering.json"
+            numbers = json.loads(path.read_text()) if path.exists() else {}
+            found = {"log_tie": float(worth.log_tie), "loyalty": worth.loyalty}
+            numbers[str(n_types)] = found
+            write_json(numbers, path.name)
         path = self.text_worth_path(n_types)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_text_worth(self._text_worth(sight.features, worth), path)

@@ -7,7 +7,7 @@ it says of every column that the bank holds, and what texts call for.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -90,16 +90,15 @@ def training_prompts(n: int, population: int) -> np.ndarray:
     return raters.prompts_for(np.zeros(n, bool), pool, population, "simulated prompt")
 
 
-def load_reader(sight: Sight, types: UserTypes, worth: ColumnWorth | None = None) -> Reader:
-    """What population 0's agents read with. `worth`: of columns, as `fit_to_sessions` left it; by
-    default only the two numbers that raters' sessions gave it, for columns drawn later."""
-    if worth is None:
-        members = len(sight.pictures)
-        numbers = json.loads((AGENTS_DIR / "answering.json").read_text())[str(types.n_types)]
-        worth = ColumnWorth(
-            torch.zeros(0, members, types.n_types), np.full(members, -1), types.log_prior,
-            torch.tensor(numbers["log_tie"]), numbers["loyalty"],
-        )  # fmt: skip
+def load_reader(
+    sight: Sight, types: UserTypes, initial: np.ndarray | None = None, progress: bool = False
+) -> Reader:
+    """What population 0's agents read with: columns under the prompts `initial` as
+    `worth_of_columns` has them, with the two numbers that `fit_to_sessions` found for raters'."""
+    numbers = json.loads((AGENTS_DIR / "answering.json").read_text())[str(types.n_types)]
+    log_tie, loyalty = torch.tensor(numbers["log_tie"]), numbers["loyalty"]
+    worth = worth_of_columns(sight, types, initial, progress)
+    worth = replace(worth, log_tie=log_tie, loyalty=loyalty)
     text_worth = load_text_worth(AGENTS_DIR / "text_worth" / f"{types.n_types}_types.safetensors")
     return Reader(sight.features, text_worth, worth)
 

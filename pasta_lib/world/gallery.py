@@ -17,8 +17,8 @@ from pasta_lib.world.vocabulary import CATEGORIES
 
 @dataclass(frozen=True)
 class Gallery:
-    """`names` `[K, N]`, pictures of the bank; `words` `[K]`, what is oftener in them than
-    elsewhere: a category of subjects, and `said` other concepts."""
+    """`names` `[K, N]`, pictures of the bank; `words` `[K]`: the category of most of them, and the
+    `said` other concepts that raise a type's score most, on average over all pictures."""
 
     names: np.ndarray
     words: list[str]
@@ -46,10 +46,10 @@ def favourites(
         [best_of[k].idxmax()[best_of[k].max().nlargest(n).index] for k in range(types.n_types)]
     )
     shows = (seen[:, -len(concepts) :] > 0.5).float().numpy()
+    likes = (shows.T @ above) / shows.sum(0)[:, None] - above.mean().to_numpy()
+    likes = likes.set_axis(concepts).iloc[len(SUBJECT_NAMES) :]  # subjects come first
     words = []
-    for mine in rows:
+    for k, mine in enumerate(rows):
         category = np.bincount(CATEGORY_OF[subject[mine]], minlength=len(CATEGORIES)).argmax()
-        oftener = pd.Series(shows[mine].mean(0) - shows.mean(0), concepts)
-        others = oftener.iloc[len(SUBJECT_NAMES) :].nlargest(said).index  # subjects come first
-        words.append(", ".join([CATEGORIES[category], *others]))
+        words.append(", ".join([CATEGORIES[category], *likes[k].nlargest(said).index]))
     return Gallery(image_ids().ravel()[rows], words)
