@@ -5,7 +5,7 @@ from html import escape
 import ipywidgets as w
 
 from pasta_lib import pages
-from pasta_lib.demo import AGENTS, Visit
+from pasta_lib.demo import NAMES, Visit
 from pasta_lib.sessions import SLATE, TURNS
 from pasta_lib.world.vocabulary import IDEAS
 
@@ -13,8 +13,8 @@ BLIND = "Blind A/B"
 TRY = ("happiness", "a quiet evening", "holiday", "love", "a white cat", "three foxes, neon")
 CONSENT = (
     "<p><small>What you type, see and choose is kept in one file on this computer, <code>{}</code>,"
-    " under the nickname you give (none is needed), and nowhere else. Below you can take it with "
-    "you, or have it deleted. Please do not type anything private.</small></p>"
+    " under the nickname you give, or the one beside it, and nowhere else. Below you can take it "
+    "with you, or have it deleted. Please do not type anything private.</small></p>"
 )
 
 
@@ -63,7 +63,7 @@ class Controls:
             options=[*IDEAS, "a white cat", "a castle at night", "three foxes, neon"], layout=wide,
         )  # fmt: skip
         self.suggestions = [w.Button(description=words) for words in TRY]
-        self.agent = w.ToggleButtons(description="Who draws", options=[*AGENTS.values(), BLIND])
+        self.agent = w.ToggleButtons(description="Who draws", options=[*NAMES.values(), BLIND])
         self.consent = w.HTML(CONSENT.format(escape(log)))
         self.start_button = _button("Start", "primary")
         self.resume_button = _button("Go on with my last session")

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
+from operator import index
 from pathlib import Path
 
 import numpy as np
@@ -32,17 +33,19 @@ from pasta_lib.candidates import CATEGORIES, CATEGORY, Candidates, propose, word
 from pasta_lib.generator import MAX_PROMPT, GeneratorConfig, generate, load_pipeline
 from pasta_lib.histories import Reader
 from pasta_lib.iql import Trained
-from pasta_lib.sealed import draw_sides, unseal
+from pasta_lib.sealed import AGENTS, draw_sides, fingerprint, key_of, unseal
+from pasta_lib.seeds import uniforms
 from pasta_lib.sessions import NONE, SLATE, TURNS, UNJUDGED, Sessions, begin
 from pasta_lib.simulator import ColumnWorth, beliefs, utilities_of_columns
 from pasta_lib.user_types import UserTypes
+from pasta_lib.visits import VisitError
 from pasta_lib.world.agent_study import Sight, load_pasta, load_reader, load_sight, load_user_model
 from pasta_lib.world.bank import PICTURES, draw_again, image_ids, prompts, seed_of
 from pasta_lib.world.gallery import favourites
 from pasta_lib.world.reachable import reachable
 from pasta_lib.world.understand import bare_members, understand
 
-AGENTS = {"pasta": "PASTA", "untrained": "Baseline"}
+NAMES = dict(zip(AGENTS, ("PASTA", "Baseline"), strict=True))
 FACES = 3  # pictures that stand for a type
 VERDICTS = {"better": 1, "same": 0, "worse": -1}
 
@@ -80,9 +83,18 @@ class Studio:
 
     @property
     def model(self) -> str:
-        """Generator and encoder, as the log names them."""
-        revision = f"@{self.drawing.revision}" if self.drawing.revision else ""
-        return f"{self.drawing.model}{revision}, CLIP {self.sight.encoder.config.model}"
+        """Generator, how it draws, and encoder, as the log names them."""
+        d = self.drawing
+        revision = f"@{d.revision}" if d.revision else ""
+        how = f"{d.steps} steps, guidance {d.guidance:g}"
+        return f"{d.model}{revision}, {how}, CLIP {self.sight.encoder.config.model}"
+
+    def images(self, member: np.ndarray) -> list[list[str]]:
+        """What the log calls the pictures of members. Only those that are drawn as the bank was
+        have the bank's names."""
+        as_the_bank = self.drawing == replace(GeneratorConfig(), batch_size=self.drawing.batch_size)
+        names = image_ids()[member].tolist()
+        return names if as_the_bank else [[f"other_{n[1:]}" for n in four] for four in names]
 
 
 def open_studio(drawing: GeneratorConfig, seed: int = 0) -> Studio:
@@ -107,37 +119,41 @@ def begin_visit(
     """A session with one of `AGENTS`, and what of the prompt was not understood.
 
     `number` names what will be offered; by default it is drawn. Raises CaptionError for an empty
-    prompt, VisitError where the log can't be written.
+    prompt, VisitError where the log can't be written, ValueError for an unknown agent.
     """
-    understood = understand(typed, studio.sight.encoder)
-    number = secrets.randbits(32) if number is None else number
+    if agent not in AGENTS:
+        raise ValueError(f"agent {agent!r}: expected one of {', '.join(AGENTS)}")
+    begun, hint = _beginning(studio, typed, person, number)
     session_id = _new_name()
     with visits.open_log(log) as open_:
-        _begin(open_, session_id, studio, typed, understood, person, agent, number)
-    return Visit(studio, log, session_id), understood.hint
+        visits.record(open_, session_id, "begin", agent=agent, **begun)
+    return Visit(studio, log, session_id), hint
 
 
 def begin_duel(
     studio: Studio, log: Path, typed: str, *, person: str, number: int | None = None
 ) -> tuple[Duel, str]:
     """Both agents, at the same prompt and with the same chances; as `begin_visit`."""
-    understood = understand(typed, studio.sight.encoder)
-    number = secrets.randbits(32) if number is None else number
+    begun, hint = _beginning(studio, typed, person, number)
     name = _new_name()
     with visits.open_log(log) as open_:
-        sealed = draw_sides(Path(log), name, visits.sealed(open_))
-        for side in "AB":
-            _begin(open_, f"{name}-{side}", studio, typed, understood, person, side, number,
-                   sealed=sealed)  # fmt: skip
-    return Duel(studio, log, name), understood.hint
+        so_far = visits.sealed(open_)
+        key = key_of(log)
+        begun |= {"sealed": draw_sides(key, name, so_far), "key": fingerprint(key)}
+        both = [(f"{name}-{side}", "begin", None, begun | {"agent": side}) for side in "AB"]
+        visits.record_all(open_, both)
+    return Duel(studio, log, name), hint
 
 
-def _begin(log, session_id, studio, typed, understood, person, agent, number, **more) -> None:
-    visits.record(
-        log, session_id, "begin", person_id=person, agent=agent, typed=typed[:MAX_PROMPT],
-        initial_prompt=prompts()[understood.member], initial=understood.member, number=number,
-        model=studio.model, **more,
-    )  # fmt: skip
+def _beginning(studio: Studio, typed: str, person: str, number: int | None) -> tuple[dict, str]:
+    understood = understand(typed, studio.sight.encoder)
+    number = secrets.randbits(32) if number is None else number
+    begun = {
+        "person_id": person, "typed": typed[:MAX_PROMPT], "number": number, "seed": studio.seed,
+        "initial_prompt": prompts()[understood.member], "initial": understood.member,
+        "model": studio.model,
+    }  # fmt: skip
+    return begun, understood.hint
 
 
 def _new_name() -> str:
@@ -149,10 +165,14 @@ class Visit:
 
     def __init__(self, studio: Studio, log: Path, session_id: str) -> None:
         """Goes on where the log says that the session stands. Raises VisitError for one that never
-        began."""
+        began, or that began with other models or another seed."""
         self.studio, self.log, self.session_id = studio, Path(log), session_id
-        self._look()
+        self.look()
         begun = self.state.begun
+        for name, now in (("model", studio.model), ("seed", studio.seed)):
+            if begun[name] != now:
+                raise VisitError(f"This session began with {name} {begun[name]}; now it is {now}. "
+                                 "Open the demo as it was, or begin a new session.")  # fmt: skip
         self.initial, self.number = begun["initial"], begun["number"]
         self.pictures: dict[int, np.ndarray] = {}  # by member
         members, kinds = len(reachable()), len(studio.types.prior)
@@ -164,15 +184,22 @@ class Visit:
     def propose(self) -> None:
         """Have the agent choose the next slate, and put it on record. Nothing happens where one is
         waiting to be answered, or all have been."""
-        if self.slate is not None or self.done:
-            return
-        slate = self._agent(self.sessions, self.candidates)[0]
-        member, wording = self.candidates.member[0, slate], self.candidates.wording[0, slate]
-        self._record(
-            "slate", turn=self.turn, slate=wordings()[member, wording].tolist(),
-            category=[CATEGORIES[c] for c in CATEGORY[slate]], images=image_ids()[member].tolist(),
-            member=member.tolist(), wording=wording.tolist(), candidates=slate.tolist(),
-        )  # fmt: skip
+        if self.slate is None and not self.done:
+            self._record("slate", **self.proposal())
+
+    def proposal(self) -> dict:
+        """The slate that comes next, as the log has it. In which order the columns stand is drawn,
+        and tells nothing of who chose them."""
+        candidates = self.candidates
+        order = uniforms(self.studio.seed, "columns", [self.number, self.turn], SLATE)[0].argsort()
+        slate = np.sort(self._agent(self.sessions, candidates)[0])[order]
+        member, wording = candidates.member[0, slate], candidates.wording[0, slate]
+        return {
+            "turn": self.turn, "slate": wordings()[member, wording].tolist(),
+            "category": [CATEGORIES[c] for c in CATEGORY[slate]],
+            "images": self.studio.images(member), "member": member.tolist(),
+            "wording": wording.tolist(), "candidates": slate.tolist(),
+        }  # fmt: skip
 
     def columns(self) -> Iterator[np.ndarray]:
         """Of the slate that is waiting: pictures uint8 `[4, H, W, 3]`, column by column."""
@@ -182,7 +209,7 @@ class Visit:
 
     def pick(self, column: int) -> None:
         """Choose column 0 … 3."""
-        self._record("pick", turn=self.turn, column=column)
+        self._record("pick", turn=self.turn, column=index(column))
 
     def skip(self) -> None:
         """None of these."""
@@ -247,9 +274,8 @@ class Visit:
     @property
     def stood(self) -> int | None:
         """The member that was picked last before the last slate."""
-        slates, picks = self.state.slates[:-1], self.state.picks[: len(self.state.slates) - 1]
-        picked = [s["member"][p] for s, p in zip(slates, picks, strict=True) if p is not None]
-        return picked[-1] if picked else None
+        member = self.sessions.standing()[0, len(self.state.slates) - 1]
+        return None if member < 0 else int(member)
 
     @property
     def candidates(self) -> Candidates:
@@ -289,7 +315,8 @@ class Visit:
         if name in AGENTS:
             return name
         comparison, side = self.session_id.rsplit("-", 1)
-        return unseal(self.log, comparison, self.state.begun["sealed"])[side]
+        key = key_of(self.log, self.state.begun["key"])
+        return unseal(key, comparison, self.state.begun["sealed"])[side]
 
     def _agent(self, sessions: Sessions, candidates: Candidates) -> np.ndarray:
         if self.agent == "untrained":
@@ -316,11 +343,12 @@ class Visit:
         """Whatever becomes of it, look again: another tab may have been faster."""
         try:
             with visits.open_log(self.log) as log:
-                visits.record(log, self.session_id, kind, **detail)
+                visits.record(log, self.session_id, kind, self.state.last, **detail)
         finally:
-            self._look()
+            self.look()
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Where the log says that the session stands."""
         with visits.open_log(self.log) as log:
             self.state = visits.state(log, self.session_id)
 
@@ -337,10 +365,19 @@ class Duel:
         return {s: list(v.columns()) for s, v in self.sides.items() if v.slate is not None}
 
     def propose(self) -> None:
-        """The next slate of both, when both have been answered."""
-        if all(visit.slate is None for visit in self.sides.values()):
-            for visit in self.sides.values():
-                visit.propose()
+        """The next slates, when both sides have been answered: chosen first, then put on record at
+        one moment, all or none."""
+        turn = min(visit.turn for visit in self.sides.values())
+        late = [v for v in self.sides.values() if v.slate is None and not v.done and v.turn == turn]
+        if not late:
+            return
+        events = [(v.session_id, "slate", v.state.last, v.proposal()) for v in late]
+        try:
+            with visits.open_log(self.log) as log:
+                visits.record_all(log, events)
+        finally:
+            for visit in late:
+                visit.look()
 
     def undo(self) -> None:
         """Take back one side's answer of this turn, or, where there is none, both of the last."""
@@ -354,6 +391,8 @@ class Duel:
         agents = {side: visit.agent for side, visit in self.sides.items()}
         with visits.open_log(self.log) as log:
             visits.record(log, self.comparison, "vote", preferred=preferred, agents=agents)
+        for visit in self.sides.values():
+            visit.leave()
         return agents
 
     @property

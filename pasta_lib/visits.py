@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +19,11 @@ from pathlib import Path
 
 from pasta_lib.sessions import TURNS
 
+VERDICTS = ("better", "same", "worse")
+MINE = """(session_id in (select session_id from events where kind = 'begin'
+                          and detail ->> 'person_id' = ?)
+           or session_id || '-A' in (select session_id from events where kind = 'begin'
+                                     and detail ->> 'person_id' = ?))"""
 SCHEMA = """
 create table if not exists events (
     id integer primary key autoincrement, at text not null, session_id text not null,
@@ -87,13 +92,14 @@ def open_log(path: str | Path) -> Iterator[sqlite3.Connection]:
 class State:
     """Where a session stands. `begun`: how it began; `slates`: those that stand, a turn each;
     `picks`: columns, None for a skip, and `verdicts`, None where there is none, of the turns that
-    were answered; `left`: whether it is over."""
+    were answered; `left`: whether it is over; `last`: the number of its last event."""
 
     begun: dict
     slates: list[dict]
     picks: list[int | None]
     verdicts: list[str | None]
     left: bool
+    last: int
 
     @property
     def turn(self) -> int:
@@ -106,9 +112,10 @@ class State:
 
 def state(log: sqlite3.Connection, session_id: str) -> State:
     """What the log says of a session. Raises VisitError for one that never began."""
-    events = [(kind, json.loads(detail)) for kind, detail in log.execute(
-        "select kind, detail from events where session_id = ? order by id", (session_id,)
-    )]  # fmt: skip
+    rows = log.execute(
+        "select id, kind, detail from events where session_id = ? order by id", (session_id,)
+    ).fetchall()
+    events = [(kind, json.loads(detail)) for _, kind, detail in rows]
     if not events or events[0][0] != "begin":
         raise VisitError(f"There is no session {session_id} here: begin a new one.")
     slates, picks, verdicts, left = [], [], [], False
@@ -124,20 +131,32 @@ def state(log: sqlite3.Connection, session_id: str) -> State:
             slates, picks = slates[: detail["turn"]], picks[: detail["turn"] - 1]
             verdicts = verdicts[: detail["turn"] - 1]
         left = left or kind == "leave"
-    return State(events[0][1], slates, picks, verdicts, left)
+    return State(events[0][1], slates, picks, verdicts, left, rows[-1][0])
 
 
-def record(log: sqlite3.Connection, session_id: str, kind: str, **detail) -> None:
+def record(
+    log: sqlite3.Connection, session_id: str, kind: str, after: int | None = None, **detail
+) -> None:
     """Write one event, whole or not at all. Raises VisitError where it can't follow what is there,
-    or can't be written: then nothing has changed, and it may be tried again."""
+    or can't be written: then nothing has changed, and it may be tried again. `after`: the session's
+    last event that was looked at (`State.last`); anything since then, and this one is refused."""
+    record_all(log, [(session_id, kind, after, detail)])
+
+
+def record_all(
+    log: sqlite3.Connection, events: Sequence[tuple[str, str, int | None, dict]]
+) -> None:
+    """Several events at one moment, all or none of them."""
     with _said_clearly(Path(log.execute("pragma database_list").fetchone()[2])):
         log.execute("begin immediate")  # nobody else writes until this is done
         try:
-            if refusal := _refusal(log, session_id, kind, detail):
-                raise VisitError(refusal)
-            log.execute(
+            for session_id, kind, after, detail in events:
+                if refusal := _refusal(log, session_id, kind, after, detail):
+                    raise VisitError(refusal)
+            now = datetime.now(UTC).isoformat()
+            log.executemany(
                 "insert into events (at, session_id, kind, detail) values (?, ?, ?, ?)",
-                (datetime.now(UTC).isoformat(), session_id, kind, json.dumps(detail)),
+                [(now, name, kind, json.dumps(detail)) for name, kind, _, detail in events],
             )
             log.execute("commit")
         except BaseException:
@@ -146,12 +165,15 @@ def record(log: sqlite3.Connection, session_id: str, kind: str, **detail) -> Non
             raise
 
 
-def _refusal(log: sqlite3.Connection, session_id: str, kind: str, detail: dict) -> str | None:
+def _refusal(
+    log: sqlite3.Connection, session_id: str, kind: str, after: int | None, detail: dict
+) -> str | None:
     """Why an event can't follow what is there."""
     if kind in ("begin", "vote"):
         query = "select 1 from events where session_id = ? and kind = ?"
-        there = log.execute(query, (session_id, kind)).fetchone()
-        return f"{session_id} has its {kind} already." if there else None
+        if log.execute(query, (session_id, kind)).fetchone():
+            return f"{session_id} has its {kind} already."
+        return None if kind == "begin" else _vote_refusal(log, session_id, detail)
     now = state(log, session_id)
     if now.left:
         return "This session is over: begin a new one."
@@ -167,7 +189,22 @@ def _refusal(log: sqlite3.Connection, session_id: str, kind: str, detail: dict) 
         "undo": turn == len(now.picks) > 0,
         "leave": True,
     }  # fmt: skip
-    return None if fits[kind] else elsewhere
+    if not fits[kind] or after not in (None, now.last):
+        return elsewhere
+    if kind == "pick" and detail.get("column") not in range(len(now.slates[-1]["slate"])):
+        return f"There is no column {detail.get('column')!r}: they are counted from 0."
+    if kind == "judge" and detail.get("versus_last") not in VERDICTS:
+        return f"{detail.get('versus_last')!r} is no judgement: expected {', '.join(VERDICTS)}."
+    return None
+
+
+def _vote_refusal(log: sqlite3.Connection, comparison: str, detail: dict) -> str | None:
+    if detail.get("preferred") not in ("A", "B"):
+        return f"{detail.get('preferred')!r} is no vote: expected A or B."
+    sides = [state(log, f"{comparison}-{side}") for side in "AB"]
+    if any(side.left or len(side.picks) < TURNS for side in sides):
+        return "This comparison is not at its end: play both sides first."
+    return None
 
 
 def of_person(log: sqlite3.Connection, person_id: str) -> list[dict]:
@@ -203,7 +240,7 @@ def tally(log: sqlite3.Connection, agent: str) -> tuple[int, int]:
 
 
 def sealed(log: sqlite3.Connection) -> list[tuple[str, int]]:
-    """Names and sealed bits of all blind comparisons that were begun (see `sealed`)."""
+    """Names and sealed bits of all blind comparisons that were begun (`pasta_lib.sealed`)."""
     query = """select substr(session_id, 1, length(session_id) - 2), detail ->> 'sealed' from events
                where kind = 'begin' and detail ->> 'agent' = 'A'"""
     return log.execute(query).fetchall()
@@ -212,15 +249,18 @@ def sealed(log: sqlite3.Connection) -> list[tuple[str, int]]:
 def forget(log: sqlite3.Connection, person_id: str) -> int:
     """Delete one person's sessions and votes for good; how many events there were."""
     with _said_clearly(Path(log.execute("pragma database_list").fetchone()[2])):
-        gone = log.execute(f"delete from events where {MINE}", (person_id, person_id)).rowcount
+        log.execute("begin immediate")
+        try:
+            query = f"select id from events where {MINE}"
+            gone = log.execute(query, (person_id, person_id)).fetchall()
+            log.executemany("delete from events where id = ?", gone)
+            log.execute("commit")
+        except BaseException:
+            if log.in_transaction:
+                log.execute("rollback")
+            raise
         log.execute("pragma wal_checkpoint(truncate)")
-    return gone
-
-
-MINE = """(session_id in (select session_id from events where kind = 'begin'
-                          and detail ->> 'person_id' = ?)
-           or session_id || '-A' in (select session_id from events where kind = 'begin'
-                                     and detail ->> 'person_id' = ?))"""
+    return len(gone)
 
 
 @contextmanager

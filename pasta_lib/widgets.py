@@ -15,6 +15,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -24,13 +25,13 @@ from scipy.stats import binomtest
 
 from pasta_lib import pages, visits
 from pasta_lib.controls import BLIND, Controls, visible
-from pasta_lib.demo import AGENTS, VERDICTS, Duel, Studio, Visit, begin_duel, begin_visit
+from pasta_lib.demo import NAMES, VERDICTS, Duel, Studio, Visit, begin_duel, begin_visit
 from pasta_lib.sessions import TURNS
 from pasta_lib.world.captions import CaptionError
 
 AGAIN = "Once more? Open “New session”."
 NOT_YET = "<p>While a slate waits, here are the 25 texts it was chosen from.</p>"
-PLAYS = {words: name for name, words in AGENTS.items()} | {BLIND: BLIND}
+PLAYS = {words: name for name, words in NAMES.items()} | {BLIND: BLIND}
 
 
 class DemoApp(Controls):
@@ -45,6 +46,7 @@ class DemoApp(Controls):
         self.judged = True  # or the visitor has nothing to say of the last two picks
         self.last_error: Exception | None = None
         self._guest = f"guest-{secrets.token_hex(3)}"
+        self.nickname.placeholder = f"optional; you are {self._guest}"
         self._busy, self._thread = threading.Lock(), None
         self._connect()
         self._busy.acquire()
@@ -80,6 +82,7 @@ class DemoApp(Controls):
             visit.remember()
         if self.duel:
             self.duel.propose()
+            self._say("Drawing 32 pictures, both sides before either is shown …")
             self.duel.columns()
         elif self.visit and not self._asks:
             self.visit.propose()
@@ -101,6 +104,8 @@ class DemoApp(Controls):
 
     def compare(self, verdict: str | None) -> None:
         """The last pick is "better", "same" or "worse" than the one before; None: can't say."""
+        if not self._asks:  # a second click that came late
+            return
         if verdict:
             self.visit.judge(verdict)
         self.judged = True
@@ -114,7 +119,6 @@ class DemoApp(Controls):
     def vote(self, side: str) -> None:
         """Prefer A's or B's last pictures; who they are is opened."""
         self.agents = self.duel.vote(side)
-        self._leave()
 
     def end(self) -> None:
         self._change_to(None)
@@ -123,8 +127,9 @@ class DemoApp(Controls):
         """All sessions and votes of this nickname, for good."""
         with visits.open_log(self.log) as log:
             gone = visits.forget(log, self.person)
-        self.visit = self.duel = None
-        self._change_to(None)
+        if any(v.state.begun["person_id"] == self.person for v in self._visits):
+            self.visit = self.duel = None
+            self._change_to(None)
         self.sure.value = False
         return f"{gone} events of “{self.person}” were deleted."
 
@@ -146,7 +151,8 @@ class DemoApp(Controls):
 
     @property
     def person(self) -> str:
-        return self.nickname.value.strip()[:40] or self._guest
+        typed = self.nickname.value.encode("utf-8", "replace").decode().strip()
+        return typed[:40] or self._guest
 
     @property
     def _visits(self) -> list[Visit]:
@@ -157,7 +163,7 @@ class DemoApp(Controls):
     def _do(self, action: Callable, meanwhile: str, button: w.Button) -> None:
         """Run an action in a thread; clicks on what is disabled, or beside another one, are late
         and do not count."""
-        if button.disabled or not self._busy.acquire(blocking=False):
+        if button.disabled or not self._busy.acquire(timeout=0.1):
             return
         for control in self.all:
             control.disabled = True
@@ -177,18 +183,22 @@ class DemoApp(Controls):
         try:
             self._show()
         except Exception as error:  # what can't be shown must not keep the controls
-            self._tell(error)
-        self._busy.release()
+            if self.last_error is None:
+                self._tell(error)
         self._enable()
+        if action != self.export:
+            self._focus()
         self._say(words or self._next_step())  # last, when it can be done
+        self._busy.release()
 
     def _tell(self, error: Exception) -> None:
         self.last_error = error
         words = str(error)
         if not isinstance(error, visits.VisitError | CaptionError):
             logging.getLogger(__name__).error("in the demo", exc_info=error)
-            words = (f"Something went wrong ({type(error).__name__}: {error}). What you chose so "
-                     "far is kept: press “Try again”.")  # fmt: skip
+            words = f"Something went wrong ({type(error).__name__}: {error})."
+            if self._visits:
+                words += " What you chose so far is kept: press “Try again”."
         self.error.value = pages.alert(words)
 
     def _change_to(self, new: Visit | Duel | None) -> None:
@@ -200,7 +210,7 @@ class DemoApp(Controls):
 
     def _leave(self) -> None:
         for visit in self._visits:
-            if not visit.state.left:
+            with suppress(visits.VisitError):  # it was ended, or deleted, in another tab
                 visit.leave()
 
     def _connect(self) -> None:
@@ -229,8 +239,10 @@ class DemoApp(Controls):
         self.nickname.observe(self._changed, "value")
         self.sure.observe(self._changed, "value")
 
-    def _changed(self, _) -> None:
+    def _changed(self, change: dict) -> None:
         """Whose sessions can be resumed, saved or deleted."""
+        if change["owner"] is self.nickname:
+            self.sure.value = False
         self.exported.value = ""
         self.delete_button.disabled = not self.sure.value
         try:
@@ -244,7 +256,7 @@ class DemoApp(Controls):
     def _next_step(self) -> str:
         """What the visitor is asked to do."""
         if self.agents:
-            named = {side: AGENTS[agent] for side, agent in self.agents.items()}
+            named = {side: NAMES[agent] for side, agent in self.agents.items()}
             return f"A was {named['A']}, B was {named['B']}. Thank you! {AGAIN}"
         if self.duel:
             if self.duel.done:
@@ -261,21 +273,36 @@ class DemoApp(Controls):
 
     @property
     def _asks(self) -> bool:
-        return bool(self.visit and not self.judged and self.visit.compared)
+        """Whether the visitor is asked which of two picks, both drawn, is better."""
+        if not self.visit or self.judged or not self.visit.compared:
+            return False
+        return all(self._member(t) in self.visit.pictures for t in self.visit.compared)
+
+    @property
+    def _votes(self) -> bool:
+        return self.duel is not None and self.duel.done and not self.agents
 
     def _enable(self) -> None:
         """Every control that can do something now."""
         waiting = [v for v in self._visits if v.slate is not None] if self._ready else []
-        for control in self.all:
-            control.disabled = False
-        self.undo_button.disabled = not any(v.state.picks for v in self._visits)
-        self.delete_button.disabled = not self.sure.value
+        useless = set()
+        if not any(v.state.picks for v in self._visits):
+            useless.add(self.undo_button)
+        if not self.sure.value:
+            useless.add(self.delete_button)
         for number, panel in enumerate(self.panels):
-            mine = self._visits[number : number + 1]
-            for button in panel.buttons:
-                button.disabled = not (mine and mine[0] in waiting)
-        for button in [b for panel in self.panels for b in panel.choose if not b.disabled][:1]:
-            button.focus()  # for those who play by keyboard
+            if not any(v in waiting for v in self._visits[number : number + 1]):
+                useless.update(panel.buttons)
+        for control in self.all:
+            control.disabled = control in useless
+
+    def _focus(self) -> None:
+        """On the first control that answers what is asked, for those who play by keyboard."""
+        choose = [button for panel in self.panels for button in panel.choose]
+        asked = self.vote_buttons if self._votes else choose
+        for button in self.compare_buttons if self._asks else asked:
+            if not button.disabled:
+                return button.focus()
 
     @property
     def _ready(self) -> bool:
@@ -294,7 +321,7 @@ class DemoApp(Controls):
         playing = bool(self._visits) and not any(v.state.left for v in self._visits)
         for control in (self.undo_button, self.end_button):
             visible(control, playing)
-        visible(self.voting, playing and self.duel is not None and self.duel.done)
+        visible(self.voting, self._votes)
         self.setup.selected_index = None if self._visits else 0
         self._show_learnt()
         self._show_own()
@@ -317,14 +344,17 @@ class DemoApp(Controls):
         visible(self.retry_button, not (self._ready or over or self._asks))
 
     def _picked(self, turn: int) -> tuple[str, np.ndarray]:
-        slate, column = self.visit.state.slates[turn], self.visit.state.picks[turn]
-        return slate["slate"][column], self.visit.pictures[slate["member"][column]]
+        words = self.visit.state.slates[turn]["slate"][self.visit.state.picks[turn]]
+        return words, self.visit.pictures[self._member(turn)]
+
+    def _member(self, turn: int) -> int:
+        return self.visit.state.slates[turn]["member"][self.visit.state.picks[turn]]
 
     def _show_learnt(self) -> None:
         """Beliefs, path and candidates; of a blind comparison, only when it is over."""
+        self.considered.value = NOT_YET
         if not self._visits or (self.duel and not self.agents):
             self.types.value = self.path.value = ""
-            self.considered.value = NOT_YET
             return
         visit = self.visit or next(v for v in self._visits if v.agent == "pasta")
         heading = "Who the agent thinks you are"

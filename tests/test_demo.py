@@ -1,6 +1,7 @@
 """A visitor's session without widgets: what is offered, kept, remembered, undone, and blind."""
 
 import re
+import secrets
 from dataclasses import replace
 
 import numpy as np
@@ -13,12 +14,12 @@ from pasta_lib.datasets.pasta import bank_sessions, read_sessions
 from pasta_lib.datasets.rows import Account
 from pasta_lib.demo import Duel, Visit, begin_duel, begin_visit
 from pasta_lib.encoders import ClipEncoder
-from pasta_lib.sealed import AGENTS, draw_sides, unseal
+from pasta_lib.sealed import AGENTS, draw_sides, fingerprint, key_of, unseal
 from pasta_lib.sessions import NONE
 from pasta_lib.simulator import beliefs
 from pasta_lib.visits import VisitError, open_log
 from pasta_lib.world.agent_study import worth_of_columns
-from pasta_lib.world.bank import draw_again, prompts
+from pasta_lib.world.bank import draw_again, prompts, rows_of
 from pasta_lib.world.captions import CaptionError
 from pasta_lib.world.gallery import favourites, without_asking
 from pasta_lib.world.reachable import reachable
@@ -126,9 +127,9 @@ def test_the_same_pictures_again_are_not_compared(hasty, path):
     seen = 0
     while not visit.done:
         visit.propose()
-        rephrased = visit.slate["category"][0] == "rephrase"
+        rephrased = "rephrase" in visit.slate["category"]
         assert rephrased == (visit.stood in visit.slate["member"])
-        visit.pick(1 - rephrased)
+        visit.pick(visit.slate["category"].index("rephrase") if rephrased else 0)
         assert (visit.compared is None) == rephrased
         seen += rephrased
     assert seen > 0
@@ -183,6 +184,7 @@ def test_what_the_agent_thinks_is_not_changed_by_who_plays_beside_it(hasty, path
         ("  a   white\ncat ", "a white cat", ""),
         ("a white cat on my sofa", "a white cat", "sofa"),
         ("two white cats and a dog at night, watercolour", None, "Playing with"),
+        ("a red and blue cat in neon", "a red cat, neon", "“blue”"),
         ("<script>alert('x')</script>", None, "can't draw that"),
         ('"quotes" & ampersands', None, "can't draw that"),
         ("🦊🎉", None, "can't draw that"),
@@ -228,7 +230,7 @@ def names_in(path):
 
 def test_a_blind_comparison_tells_nothing_before_the_vote(hasty, path, monkeypatch):
     order = []
-    for name in ("propose", "_see"):
+    for name in ("proposal", "_see"):
         whole = getattr(Visit, name)
 
         def noted(visit, *args, name=name, whole=whole):
@@ -241,10 +243,11 @@ def test_a_blind_comparison_tells_nothing_before_the_vote(hasty, path, monkeypat
     for _ in range(5):
         order.clear()
         duel.propose()
-        both = order.index(("propose", "A")), order.index(("propose", "B"))
-        chosen = len(order)
+        assert [side for name, side in order if name == "proposal"] == ["A", "B"]
         drawn = duel.columns()
-        assert max(both) < chosen and {side for _, side in order[chosen:]} == {"A", "B"}
+        waiting = [v.slate["member"] for v in duel.sides.values()]
+        shown = [v.pictures.keys() for v in duel.sides.values()]
+        assert all(set(m) <= s for m, s in zip(waiting, shown, strict=True))
         assert [len(columns) for columns in drawn.values()] == [4, 4]
         duel.sides["A"].pick(1)
         assert not duel.done
@@ -290,19 +293,122 @@ def test_undo_in_a_blind_comparison(hasty, path):
     assert [v.turn for v in again.sides.values()] == [1, 1]
 
 
-def test_sides_are_random_and_balanced(path):
+def test_the_order_of_columns_tells_nothing(hasty, path):
+    """Of both agents' slates: categories stand in an order that hangs on the occasion alone."""
+    ascending = {name: [] for name in AGENTS}
+    for number in range(30):
+        ranks = {}
+        for name in AGENTS:
+            visit = begun(hasty, path, "love", name, number)
+            slate = np.array(visit.proposal()["candidates"])
+            ranks[name] = slate.argsort().argsort().tolist()
+            ascending[name].append(ranks[name] == sorted(ranks[name]))
+        assert len({tuple(r) for r in ranks.values()}) == 1
+    assert max(sum(a) for a in ascending.values()) < 6  # one in 24, by chance
+
+
+def test_both_slates_are_put_on_record_at_one_moment(hasty, path):
+    duel, _ = begin_duel(hasty, path, "love", person="ann")
+    duel.propose()
+    with open_log(path) as log:
+        moments = log.execute("select kind, count(*), count(distinct at) from events group by kind")
+        assert sorted(moments.fetchall()) == [("begin", 2, 1), ("slate", 2, 1)]
+
+
+def test_where_one_side_fails_neither_goes_on(hasty, path, monkeypatch):
+    duel, _ = begin_duel(hasty, path, "love", person="ann", number=5)
+    for failing in "AB":
+        with monkeypatch.context() as patch:
+            whole = Visit.proposal
+
+            def broken(visit, failing=failing, whole=whole):
+                if visit.session_id.endswith(failing):
+                    raise RuntimeError("no slate")
+                return whole(visit)
+
+            patch.setattr(Visit, "proposal", broken)
+            with pytest.raises(RuntimeError):
+                duel.propose()
+        assert [v.slate for v in duel.sides.values()] == [None, None]
+    duel.propose()
+    assert all(v.slate for v in duel.sides.values())
+
+
+def test_a_pick_is_of_the_slate_that_was_seen(hasty, path):
+    """Another tab undid and went another way: the turn is the same, the slate is not."""
+    here = play(begun(hasty, path), [0])
+    here.propose()
+    there = Visit(hasty, path, here.session_id)
+    there.undo()
+    play(there, [1])
+    there.propose()
+    assert there.turn == here.turn == 2 and there.slate != here.slate
+    with pytest.raises(VisitError, match="another tab"):
+        here.pick(2)
+    assert here.slate == there.slate  # it looked again
+    here.pick(np.int64(2))
+    assert here.state.picks == [1, 2]
+
+
+def test_what_cannot_be_is_refused(hasty, path):
+    visit = begun(hasty, path)
+    visit.propose()
+    for column in (4, 7, -1):
+        with pytest.raises(VisitError, match="no column"):
+            visit.pick(column)
+    play(visit, [1, 2])
+    with pytest.raises(VisitError, match="no judgement"):
+        visit.judge("great")
+    duel, _ = begin_duel(hasty, path, "love", person="ann")
+    for preferred in ("A", "Q"):
+        with pytest.raises(VisitError, match=r"not at its end|no vote"):
+            duel.vote(preferred)
+    with pytest.raises(ValueError, match="Pasta"):
+        begin_visit(hasty, path, "love", person="ann", agent="Pasta")
+    assert visit.state.picks == [1, 2] and visit.state.verdicts == [None, None]
+
+
+def test_a_session_is_not_resumed_with_other_models(hasty, studio, path):
+    visit = begun(hasty, path)
+    with pytest.raises(VisitError, match="1 steps, guidance 1"):
+        Visit(studio, path, visit.session_id)
+    with pytest.raises(VisitError, match="seed 0; now it is 1"):
+        Visit(replace(hasty, seed=1), path, visit.session_id)
+
+
+def test_pictures_drawn_otherwise_are_not_taken_for_the_banks(hasty, studio, path):
+    visit = play(begun(hasty, path), [0] * 5)
+    names = [name for s in visit.state.slates for four in s["images"] for name in four]
+    with pytest.raises(ValueError, match="no picture of the bank"):
+        rows_of(np.array(names, object))
+    assert rows_of(np.array(studio.images(np.array([5]))[0], object)).tolist() == [20, 21, 22, 23]
+
+
+def test_sides_are_random_and_balanced():
     """400 tosses: even within 3 of Efron's tight distribution, and no run tells the next."""
-    so_far = []
+    key, so_far = secrets.token_bytes(32), []
     for i in range(400):
-        so_far.append((f"c{i}", draw_sides(path, f"c{i}", so_far)))
-    first = np.array([unseal(path, *one)["A"] == "pasta" for one in so_far])
+        so_far.append((f"c{i}", draw_sides(key, f"c{i}", so_far)))
+    first = np.array([unseal(key, *one)["A"] == "pasta" for one in so_far])
     ahead = np.cumsum(2 * first - 1)
     assert np.abs(ahead).max() <= 12  # a fair coin would stray to 20 or 30
     changes = (first[1:] != first[:-1]).mean()
-    assert 0.45 < changes < 0.75
+    assert 0.45 < changes < 0.75  # an alternation would be told
     sealed = np.array([bit for _, bit in so_far])
     assert abs((sealed == first).mean() - 0.5) < 0.1  # the log's bit says nothing of the side
-    assert path.with_suffix(".key").stat().st_mode & 0o077 == 0
+
+
+def test_the_key_is_for_its_owner_and_checked(path):
+    key = key_of(path)
+    kept = path.with_suffix(".key")
+    assert kept.stat().st_mode & 0o077 == 0 and key_of(path) == key
+    assert key_of(path, fingerprint(key)) == key and list(path.parent.iterdir()) == [kept]
+    kept.write_bytes(b"")
+    with pytest.raises(VisitError, match="damaged"):
+        key_of(path)
+    kept.write_bytes(secrets.token_bytes(32))
+    with pytest.raises(VisitError, match="another one"):
+        key_of(path, fingerprint(key))
 
 
 def test_without_the_key_nobody_is_named(hasty, path):
@@ -311,8 +417,6 @@ def test_without_the_key_nobody_is_named(hasty, path):
     again = Duel(hasty, path, duel.comparison)
     with pytest.raises(VisitError, match="key"):
         again.propose()
-    with pytest.raises(VisitError, match="key"):
-        begin_duel(hasty, path, "love", person="ann")
 
 
 def test_favourites_are_what_types_like(studio):

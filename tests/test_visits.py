@@ -15,7 +15,7 @@ from pasta_lib.choices import BadData
 from pasta_lib.datasets.pasta import bank_sessions, read_sessions
 from pasta_lib.datasets.rows import Account
 from pasta_lib.sessions import NONE, UNJUDGED
-from pasta_lib.visits import VisitError, forget, of_person, open_log, record, state
+from pasta_lib.visits import VisitError, forget, of_person, open_log, record, record_all, state
 from pasta_lib.world.bank import image_ids
 
 
@@ -28,6 +28,14 @@ def slate(log, turn, session="s1"):
     texts = [f"text {turn}.{c}" for c in range(4)]
     record(log, session, "slate", turn=turn, slate=texts, category=["style"] * 4,
            images=[[f"m{turn:05}_{c}"] * 4 for c in range(4)])  # fmt: skip
+
+
+def play(log, session, turns):
+    """So many turns more, the first column each time."""
+    for _ in range(turns):
+        turn = state(log, session).turn + 1
+        slate(log, turn, session)
+        record(log, session, "pick", turn=turn, column=0)
 
 
 @pytest.fixture
@@ -147,11 +155,6 @@ def test_kill_9_in_the_middle_loses_no_answer(tmp_path):
     path = tmp_path / "visits.sqlite"
     code = """
 import sys
-from pasta_lib.candidates import wordings
-from pasta_lib.choices import BadData
-from pasta_lib.datasets.pasta import bank_sessions, read_sessions
-from pasta_lib.datasets.rows import Account
-from pasta_lib.sessions import NONE, UNJUDGED
 from pasta_lib.visits import open_log, record
 asked = dict(person_id="ann", agent="pasta", initial_prompt="a cat", model="m")
 with open_log(sys.argv[1]) as log:
@@ -202,31 +205,66 @@ def test_events_are_never_changed(log):
 def test_who_is_who_stays_sealed_until_the_vote(log):
     for side in "AB":
         begin(log, f"c1-{side}", agent=side)
-        slate(log, 1, f"c1-{side}")
-        record(log, f"c1-{side}", "pick", turn=1, column=0)
+        play(log, f"c1-{side}", 4)
+    with pytest.raises(VisitError, match="not at its end"):
+        record(log, "c1", "vote", preferred="A", agents={})
+    for side in "AB":
+        play(log, f"c1-{side}", 1)
     assert {row[2] for row in rows(log)} == {"A", "B"}
     assert log.execute("select count(*) from comparisons").fetchone() == (0,)
     opened = {"A": "untrained", "B": "pasta"}
     record(log, "c1", "vote", preferred="B", agents=opened)
-    assert [(row[0], row[2]) for row in rows(log)] == [("c1-A", "untrained"), ("c1-B", "pasta")]
+    assert [(row[0], row[2]) for row in rows(log)] == [
+        *[("c1-A", "untrained")] * 5, *[("c1-B", "pasta")] * 5
+    ]  # fmt: skip
     found = log.execute("select agent_a, agent_b, preferred, person_id from comparisons").fetchall()
     assert found == [("untrained", "pasta", "B", "ann")]
     with pytest.raises(VisitError, match="already"):
         record(log, "c1", "vote", preferred="A", agents=opened)
 
 
-def test_people_can_take_their_sessions_away_and_have_them_deleted(tmp_path):
+@pytest.mark.parametrize("others", [(), ("first",), ("last",), ("first", "last")])
+def test_people_can_take_their_sessions_away_and_have_them_deleted(tmp_path, others):
+    """Whoever was there before or after them; votes go with them."""
     path = tmp_path / "visits.sqlite"
     with open_log(path) as log:
-        for session, person in (("s1", "ann"), ("s2", "bob"), ("c1-A", "ann"), ("c1-B", "ann")):
-            begin(log, session, person, agent=session[-1])
+        if "first" in others:
+            begin(log, "s0", "bob")
+        for session in ("s1", "c1-A", "c1-B"):
+            begin(log, session, "ann", agent=session[-1])
+        for session in ("c1-A", "c1-B"):
+            play(log, session, 5)
         record(log, "c1", "vote", preferred="A", agents={"A": "x", "B": "y"})
+        if "last" in others:
+            begin(log, "s2", "bob")
         mine = of_person(log, "ann")
-        assert [e["session_id"] for e in mine] == ["s1", "c1-A", "c1-B", "c1"]
+        assert len(mine) == 24 and {e["session_id"] for e in mine} == {"s1", "c1-A", "c1-B", "c1"}
         assert mine[0]["detail"]["initial_prompt"] == "a <b>cat</b>"
-        assert forget(log, "ann") == 4
-        assert of_person(log, "ann") == [] and len(of_person(log, "bob")) == 1
+        assert forget(log, "ann") == 24
+        assert of_person(log, "ann") == [] and len(of_person(log, "bob")) == len(others)
+        assert log.execute("select count(*) from comparisons").fetchone() == (0,)
+        assert log.execute("select count(*) from events").fetchone() == (len(others),)
     assert b"ann" not in path.read_bytes()
+
+
+def test_several_events_are_kept_at_one_moment_or_not_at_all(log):
+    begin(log)
+    slate(log, 1)
+    last = state(log, "s1").last
+    pick, twice = (("s1", "pick", last, {"turn": 1, "column": c}) for c in (0, 9))
+    with pytest.raises(VisitError, match="no column 9"):
+        record_all(log, [("s2", "begin", None, {"person_id": "ann", "agent": "x"}), twice])
+    assert state(log, "s1").last == last and log.execute(
+        "select count(*) from events"
+    ).fetchone() == (2,)
+    record_all(log, [pick])
+    with pytest.raises(VisitError, match="another tab"):  # since then something happened
+        record(log, "s1", "slate", last, turn=2, slate=["a"] * 4)
+
+
+def test_the_log_is_written_through(log):
+    assert log.execute("pragma synchronous").fetchone() == (2,)  # full: a power cut loses nothing
+    assert log.execute("pragma journal_mode").fetchone() == ("wal",)
 
 
 def test_what_visitors_leave_is_rater_data(tmp_path):

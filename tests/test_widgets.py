@@ -8,6 +8,7 @@ import re
 import resource
 import threading
 
+import ipywidgets as w
 import numpy as np
 import pytest
 
@@ -32,6 +33,11 @@ def press(app, button, fails=False):
 def start(app, prompt="happiness", agent="PASTA"):
     app.prompt.value, app.agent.value = prompt, agent
     press(app, app.start_button)
+
+
+def fresh(app, nth=0):
+    """A column that shows other pictures than the last pick."""
+    return [c for c, name in enumerate(app.visit.slate["category"]) if name != "rephrase"][nth]
 
 
 def choose(app, column, panel=0):
@@ -68,13 +74,14 @@ def test_a_session_from_start_to_end(app):
     assert not seen(app.comparing)  # there is nothing to compare yet
     press(app, app.panels[0].none)
     assert app.visit.state.picks == [2, None]
-    press(app, app.panels[0].choose[3])
+    column = fresh(app, 2)
+    press(app, app.panels[0].choose[column])
     assert seen(app.comparing) and all(b.disabled for b in app.panels[0].buttons)
-    assert "your choice" in app.panels[0].shown[3].value
+    assert "your choice" in app.panels[0].shown[column].value
     press(app, app.compare_buttons[2])
     assert app.visit.state.verdicts == [None, None, "worse"]
-    choose(app, 1)
-    choose(app, 3)
+    choose(app, fresh(app))
+    choose(app, fresh(app, 1))
     assert app.visit.done and app.visit.state.verdicts[3:] == ["better", "better"]
     assert "last turn" in app.status.value and not seen(app.retry_button)
     judged = ["slate", "pick", "judge"]
@@ -86,8 +93,8 @@ def test_a_session_from_start_to_end(app):
 @pytest.mark.parametrize(("button", "verdict"), [*enumerate(("better", "same", "worse", None))])
 def test_judgements(app, button, verdict):
     start(app)
-    for column in (1, 2):
-        press(app, app.panels[0].choose[column])
+    for _ in range(2):
+        press(app, app.panels[0].choose[fresh(app)])
     press(app, app.compare_buttons[button])
     assert app.visit.state.verdicts == [None, verdict] and app.visit.turn == 3
     assert app.visit.slate is not None
@@ -102,7 +109,7 @@ def test_undo(app):
     assert app.visit.slate == slate and app.undo_button.disabled
     assert events(app) == ["begin", "slate", "pick", "slate", "undo"]
     press(app, app.panels[0].choose[1])
-    press(app, app.panels[0].choose[1])
+    press(app, app.panels[0].choose[fresh(app)])
     press(app, app.undo_button)  # instead of a judgement
     assert app.visit.turn == 2 and not seen(app.comparing)
 
@@ -156,11 +163,13 @@ def test_wilsons_interval(app):
     """3 of 10: .108 to .603 (Wilson 1927, by hand)."""
     with open_log(app.log) as log:
         for i in range(10):
-            for side in "AB":
-                visits.record(log, f"c{i}-{side}", "begin", person_id="x", agent=side,
-                              initial_prompt="love", sealed=0)  # fmt: skip
-            visits.record(log, f"c{i}", "vote", preferred="A" if i < 3 else "B",
-                          agents={"A": "pasta", "B": "untrained"})  # fmt: skip
+            agents = {"A": "pasta", "B": "untrained"}
+            vote = {"preferred": "A" if i < 3 else "B", "agents": agents}
+            visits.record(log, f"c{i}-A", "begin", person_id="x", agent="A", initial_prompt="love")
+            log.execute(
+                "insert into events (at, session_id, kind, detail) values ('now', ?, 'vote', ?)",
+                (f"c{i}", json.dumps(vote)),
+            )
     app._show()
     assert "3 of 10" in app.total.value and "11% to 60%" in app.total.value
 
@@ -169,7 +178,7 @@ def test_nickname_resume_export_delete(app, hasty):
     app.nickname.value = "ann <b>"
     start(app)
     choose(app, 1)
-    press(app, app.panels[0].choose[2])
+    press(app, app.panels[0].choose[fresh(app)])
     other = DemoApp(hasty, app.log)  # the kernel died
     assert not seen(other.resume_button)
     other.nickname.value = "ann <b>"
@@ -185,6 +194,10 @@ def test_nickname_resume_export_delete(app, hasty):
     mine = json.loads(base64.b64decode(link))
     assert [e["kind"] for e in mine] == events(app)
     assert other.delete_button.disabled
+    other.sure.value = True
+    other.nickname.value = "somebody else"
+    assert other.delete_button.disabled and not other.sure.value
+    other.nickname.value = "ann <b>"
     other.sure.value = True
     press(other, other.delete_button)
     assert events(app) == [] and "were deleted" in other.status.value
@@ -203,6 +216,28 @@ def test_a_blind_comparison_is_resumed(app, hasty):
     assert [v.slate is None for v in other.duel.sides.values()] == [True, False]
     assert all(b.disabled for b in other.panels[0].buttons)
     assert not any(b.disabled for b in other.panels[1].buttons)
+
+
+def test_a_session_that_was_deleted_in_another_tab(app, hasty):
+    app.nickname.value = "ann"
+    start(app)
+    other = DemoApp(hasty, app.log)
+    other.nickname.value = "ann"
+    other.sure.value = True
+    press(other, other.delete_button)
+    press(app, app.panels[0].choose[0], fails=True)
+    assert "begin a new one" in app.error.value and events(app) == []
+    start(app, "love")
+    assert app.visit.turn == 1 and events(app) == ["begin", "slate"]
+
+
+def test_guests_are_told_who_they_are(app, hasty):
+    start(app)
+    other = DemoApp(hasty, app.log)
+    assert app.person in app.nickname.placeholder and other.person != app.person
+    other.nickname.value = app.person
+    press(other, other.resume_button)
+    assert other.visit.session_id == app.visit.session_id
 
 
 class Failing(Studio):
@@ -233,6 +268,23 @@ def test_a_failing_generator(hasty, tmp_path, agent):
     assert [v.slate for v in app._visits] == slates and app.error.value == ""
     assert not app.panels[0].choose[0].disabled and not seen(app.retry_button)
     assert events(app).count("slate") == len(slates)
+
+
+def test_a_generator_that_fails_while_a_session_is_resumed(app, hasty):
+    app.nickname.value = "ann"
+    start(app)
+    choose(app, 1)
+    press(app, app.panels[0].choose[fresh(app)])
+    assert app._asks
+    Failing.good = 0
+    other = DemoApp(Failing(**vars(hasty)), app.log)
+    other.nickname.value = "ann"
+    press(other, other.resume_button, fails=True)
+    assert "out of memory" in other.error.value and seen(other.retry_button)
+    assert not seen(other.comparing)
+    Failing.good = 99
+    press(other, other.retry_button)
+    assert other._asks and seen(other.comparing)
 
 
 def test_a_failing_agent(app, monkeypatch):
@@ -292,6 +344,7 @@ def test_everything_on_a_page_is_escaped():
         pages.download(bad, {"a": bad}, bad),
     ):  # fmt: skip
         assert "<i>" not in page and "&lt;i&gt;" in page
+        assert bad not in page and "&quot;" in page  # nor out of an attribute
 
 
 def test_pictures_on_a_page_are_small():
@@ -307,11 +360,12 @@ def test_a_double_click_picks_once(app):
     app.wait()
     assert app.last_error is None and app.visit.state.picks == [1]
     assert events(app) == ["begin", "slate", "pick", "slate"]
-    app.panels[0].choose[1].click()
+    column = fresh(app)
+    app.panels[0].choose[column].click()
     app.wait()
-    app.panels[0].choose[1].click()  # late: it is asked how they compare
+    app.panels[0].choose[column].click()  # late: it is asked how they compare
     app.wait()
-    assert app.last_error is None and app.visit.state.picks == [1, 1] and app._asks
+    assert app.last_error is None and app.visit.state.picks == [1, column] and app._asks
 
 
 def test_while_drawing_everything_is_disabled_and_said(hasty, tmp_path):
@@ -378,7 +432,14 @@ def test_a_disk_that_fills_up(app, monkeypatch):
     assert app.visit.state.picks == [1] and events(app).count("pick") == 1
 
 
+def within(widget):
+    """A widget and all that it holds."""
+    return [widget, *(w for child in getattr(widget, "children", ()) for w in within(child))]
+
+
 def test_every_control_is_locked_and_named(app):
+    folded = (w.Button, w.Text, w.Combobox, w.ToggleButtons, w.Checkbox)
+    assert {c for c in within(app.page) if isinstance(c, folded)} == set(app.all)
     buttons = [c for c in app.all if hasattr(c, "click")]
     start(app, agent=BLIND)
     names = [b.description for b in buttons]

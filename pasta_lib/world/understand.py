@@ -10,7 +10,7 @@ import numpy as np
 
 from pasta_lib.encoders import ClipEncoder
 from pasta_lib.world.bank import prompts
-from pasta_lib.world.captions import MAX_CAPTION, CaptionError, parse
+from pasta_lib.world.captions import MAX_CAPTION, CaptionError, Parsed, parse
 from pasta_lib.world.reachable import member_index, reachable
 from pasta_lib.world.scenes import BACKGROUND, COLOUR, COUNT, STYLE, Scene, to_array
 
@@ -26,26 +26,43 @@ class Understood:
 
 
 def understand(typed: str, encoder: ClipEncoder) -> Understood:
-    """The member that says as much of what was typed as any; where no word of it is known, the
-    bare subject or idea that CLIP finds nearest. Raises CaptionError for nothing but white space.
+    """The member that says as much of what was typed as any. A word that contradicts the others is
+    left out; where nothing that can be drawn is named, the bare subject or idea that CLIP finds
+    nearest is played. Raises CaptionError for nothing but white space.
     """
     words = " ".join(typed.split())
     read = words[:MAX_CAPTION]
-    cut = f"Only the first {MAX_CAPTION} characters were read. " if len(words) > len(read) else ""
-    try:
-        parsed = parse(read)
-    except CaptionError:
+    hints = []
+    if len(words) > len(read):
+        hints.append(f"Only the first {MAX_CAPTION} characters were read.")
+    parsed, left_out = _parsed(read)
+    if parsed is None:
         if not words:
-            raise
+            raise CaptionError("the prompt is empty: type what you would like to see")
         member = _nearest(read, encoder)
-        return Understood(member, f"{cut}This small world can't draw that; the nearest thing it "
-                                  f"has is “{prompts()[member]}”.")  # fmt: skip
+        nearest = f"This small world can't draw that; the nearest thing is “{prompts()[member]}”."
+        return Understood(member, " ".join([*hints, nearest]))
     member = _member(parsed.scene)
-    unknown = ", ".join(f"“{word}”" for word in parsed.unknown[:5])
-    not_known = f"It does not know {unknown}. " if unknown else ""
-    if cut or unknown or to_array([parsed.scene])[0].tolist() != reachable()[member].tolist():
-        return Understood(member, f"{cut}{not_known}Playing with “{prompts()[member]}”.")
-    return Understood(member, "")
+    if left_out:
+        hints.append(f"“{left_out}” does not go with the rest.")
+    if parsed.unknown:
+        unknown = ", ".join(f"“{word}”" for word in parsed.unknown[:5])
+        hints.append(f"Not known here: {unknown}.")
+    if hints or to_array([parsed.scene])[0].tolist() != reachable()[member].tolist():
+        hints.append(f"Playing with “{prompts()[member]}”.")
+    return Understood(member, " ".join(hints))
+
+
+def _parsed(text: str) -> tuple[Parsed | None, str]:
+    """What a text says, without the last word whose absence makes it a caption; and that word."""
+    words = text.split()
+    for left_out in range(len(words), -1, -1):
+        try:
+            rest = words[:left_out] + words[left_out + 1 :]
+            return parse(" ".join(rest)), "".join(words[left_out : left_out + 1])
+        except CaptionError:
+            pass
+    return None, ""
 
 
 def _member(scene: Scene) -> int:
