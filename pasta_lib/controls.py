@@ -25,8 +25,8 @@ class Panel:
         self.heading, self.none = w.HTML(), _button("None of these")
         self.shown = [w.HTML() for _ in range(SLATE)]
         self.choose = [_button(f"Choose column {c}", "info") for c in range(1, SLATE + 1)]
-        wide = w.Layout(flex="1 1 130px", min_width="130px", max_width="200px", margin="4px")
-        columns = [w.VBox(pair, layout=wide) for pair in zip(self.shown, self.choose, strict=True)]
+        both = zip(self.shown, self.choose, strict=True)
+        columns = [w.VBox(pair, layout=_narrow()) for pair in both]
         whole = w.Layout(flex="1 1 560px")
         self.box = w.VBox([self.heading, _row(columns), self.none], layout=whole)
 
@@ -56,11 +56,11 @@ class Controls:
     """All widgets; `page` holds them. `log`: the name of the file of visits."""
 
     def __init__(self, log: str) -> None:
-        wide = w.Layout(width="min(420px, 96%)")
         self.nickname = w.Text(description="Nickname", placeholder="optional")
         self.prompt = w.Combobox(
             description="Prompt", placeholder="happiness, or two white cats in neon",
-            options=[*IDEAS, "a white cat", "a castle at night", "three foxes, neon"], layout=wide,
+            options=[*IDEAS, "a white cat", "a castle at night", "three foxes, neon"],
+            layout=_wide(),
         )  # fmt: skip
         self.suggestions = [w.Button(description=words) for words in TRY]
         self.agent = w.ToggleButtons(description="Who draws", options=[*NAMES.values(), BLIND])
@@ -68,7 +68,7 @@ class Controls:
         self.start_button = _button("Start", "primary")
         self.resume_button = _button("Go on with my last session")
         self.hint, self.status, self.error = w.HTML(), w.HTML(), w.HTML()
-        self.progress = w.IntProgress(max=SLATE, layout=wide)
+        self.progress = w.IntProgress(max=SLATE, layout=_wide())
         self.retry_button = _button("Try again", "warning")
         self.compared = w.HTML()
         judged = ("Better", "About the same", "Worse", "Can't say")
@@ -129,3 +129,12 @@ def _button(words: str, style: str = "") -> w.Button:
 def _row(widgets: list[w.Widget]) -> w.Box:
     """Beside each other, or below where the window is narrow."""
     return w.Box(widgets, layout=w.Layout(flex_flow="row wrap"))
+
+
+# A layout of its own for each: what hides one widget must not hide another.
+def _wide() -> w.Layout:
+    return w.Layout(width="min(420px, 96%)")
+
+
+def _narrow() -> w.Layout:
+    return w.Layout(flex="1 1 130px", min_width="130px", max_width="200px", margin="4px")

@@ -32,7 +32,7 @@ pytestmark = [
     pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: apt install chromium"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-PATIENCE = 240_000  # ms; a busy machine opens the page in a minute
+PATIENCE = 180_000  # ms; a busy machine opens the page in a minute
 
 
 @pytest.fixture
@@ -111,6 +111,7 @@ def test_visitors_play(demo, page):
 
     # On a phone: a blind comparison, from a prompt that means harm.
     page.set_viewport_size({"width": 400, "height": 860})
+    page.get_by_text("New session").first.click()
     page.get_by_label("Prompt", exact=True).fill("<img src=x onerror=alert(1)> a white cat")
     page.get_by_role("button", name="Blind A/B").click()
     page.get_by_role("button", name="Start").click()
@@ -134,6 +135,7 @@ def test_visitors_play(demo, page):
 
     # The kernel is killed in the middle of a turn; the visitor comes back.
     page.set_viewport_size({"width": 1280, "height": 1020})
+    page.get_by_text("New session").first.click()
     page.get_by_role("button", name="PASTA").first.click()
     page.get_by_label("Prompt", exact=True).fill("holiday")
     page.get_by_role("button", name="Start").click()
@@ -183,9 +185,10 @@ def choose(page, column, times=1):
 
 
 def neon(page):
-    """The column whose words say neon, or the first."""
+    """The column whose words say neon, or the first; not the last pick again."""
     words = page.locator("figcaption").all_inner_texts()
-    return 1 + next((i for i, text in enumerate(words) if "neon" in text), 0)
+    new = [i for i, text in enumerate(words) if "again" not in text]
+    return 1 + next((i for i in new if "neon" in words[i]), new[0])
 
 
 def alt_texts(page):

@@ -440,6 +440,8 @@ def within(widget):
 def test_every_control_is_locked_and_named(app):
     folded = (w.Button, w.Text, w.Combobox, w.ToggleButtons, w.Checkbox)
     assert {c for c in within(app.page) if isinstance(c, folded)} == set(app.all)
+    layouts = [c.layout for c in within(app.page)]
+    assert len(set(layouts)) == len(layouts)  # what hides one must not hide another
     buttons = [c for c in app.all if hasattr(c, "click")]
     start(app, agent=BLIND)
     names = [b.description for b in buttons]
