@@ -76,7 +76,7 @@ def test_the_gap_in_rankings_is_closed():
     assert closed("hps_spearman") >= 0.8
 
 
-@pytest.mark.xfail(strict=True, reason="five points short; from three times as many people still four")
+@pytest.mark.xfail(strict=True, reason="five points short; from 8,400 people still four")
 @pytest.mark.parametrize("population", [0, 1, 2])
 def test_picks_are_predicted_within_three_points_of_the_best_possible(population):
     name = "types/8" if population == 0 else f"populations/{population}"
