@@ -10,13 +10,15 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from io import BytesIO
 from pathlib import Path
 
 import psutil
 import pytest
 from PIL import Image
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
+from playwright.sync_api import sync_playwright
 
 from pasta_lib.datasets.pasta import bank_sessions, read_sessions
 from pasta_lib.datasets.rows import Account
@@ -57,8 +59,6 @@ def demo(tmp_path):
 
 @pytest.fixture
 def page():
-    from playwright.sync_api import sync_playwright
-
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 1020})
@@ -122,7 +122,7 @@ def test_visitors_play(demo, page):
             keep(page, "fig07_demo_400")
         assert page.get_by_text("Who the agent thinks you are").count() == 0
         assert page.evaluate("document.documentElement.scrollWidth") <= 400
-        press(page, f"Choose column {turn % 4 + 1} of A", "one of B.")
+        press(page, f"Choose column {turn % 4 + 1} of A", "best: one of B.")
         press(page, "Choose column 1 of B", "one of A and" if turn < 4 else "Whose last pictures")
     assert all(name not in json.dumps(detail) for _, detail in of(path)[15:] for name in AGENTS)
     page.get_by_role("button", name="I prefer A's pictures").click()
@@ -179,18 +179,19 @@ def says(page, words):
 
 
 def press(page, name, then):
-    """A click, and what is said then. What is drawn moves the page: a click may miss, as a hand's
-    may; it is made again if its button can still be pressed."""
-    button = page.get_by_role("button", name=name)
+    """A click, and what is said then. What is drawn moves the page, and a click may miss, as a
+    hand's may: it is made again where nothing was said of it."""
+    button, status = page.get_by_role("button", name=name), page.get_by_role("status")
+    before = status.all_inner_texts()
     button.click()
-    words = page.get_by_role("status").filter(has_text=then)
     for _ in range(PATIENCE // 1000):
         page.wait_for_timeout(1000)
-        if words.count():
+        if status.filter(has_text=then).count():
             return
-        if button.is_enabled():
-            button.click()
-    raise AssertionError(f"{then!r} was not said after {name!r}")
+        if status.all_inner_texts() == before:
+            with suppress(PlaywrightTimeout):
+                button.click(timeout=500)
+    raise AssertionError(f"{then!r} was not said after {name!r}, but {status.all_inner_texts()}")
 
 
 def choose(page, column, times=1):
