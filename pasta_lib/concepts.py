@@ -23,6 +23,8 @@ from tqdm.auto import tqdm
 
 from pasta_lib.choices import BadData
 
+LEAST = 0.3  # of what a prompt calls for in all, lest next to nothing become a wish
+
 
 def vocabulary(texts: Sequence[str], at_least: int) -> list[str]:
     """Words that occur in as many of the texts, in alphabetical order."""
@@ -112,9 +114,18 @@ def fit_concepts(
 
 
 def called_for(asked: Tensor, usual: Tensor) -> Tensor:
-    """q = max(0, log(P(asked) / usual)) / 3: by how much more than usual prompts call for concepts,
-    `[..., V]`. Positive pointwise mutual information (Church and Hanks 1990)."""
-    return (asked / usual).clamp(min=1).log() / 3
+    """What prompts call for, q [..., V] ≥ 0, from how likely each concept is in their pictures.
+
+        q_v = max(0, 1 - usual_v / P_v) / Σ_w max(0, P_w - usual_w)
+
+    Above, the share of a concept's presence that is the prompt's doing (the attributable fraction
+    of epidemiology): 0 where nothing is said of it, nearly 1 for what is named and rare, and for
+    each of the things that an idea may stand for. Below, how much the prompt's doing it is in all,
+    so that Σ_v P_v q_v = 1: a picture just like the prompt meets all of it. Where hardly anything
+    is called for, not scaled up beyond `1 / LEAST`. Ours.
+    """
+    more = (asked - usual).clamp(min=0)
+    return more / asked.clamp(min=1e-6) / more.sum(-1, keepdim=True).clamp(min=LEAST)
 
 
 def _check(vectors: Tensor, labels: Tensor) -> None:

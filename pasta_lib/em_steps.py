@@ -33,6 +33,7 @@ from pasta_lib.user_model import (
     parameter_vector,
     posterior,
     rating_log_likelihood,
+    share_of_items,
     stacked,
     sum_by_person,
 )
@@ -69,10 +70,10 @@ class Block:
         """
         dtype = next(iter(terms.values())).dtype
         context = [] if self.context is None else [self.context.to(dtype)]
-        sharpness = _last_names(terms).get("tenth_log_sharpness")
-        if sharpness is not None:
-            sharpness = (10 * sharpness).exp()[..., None]
-        return column_utility(score(self.features.to(dtype), *context), self.mask, sharpness)
+        share = _last_names(terms).get("tenth_log_share")
+        if share is not None:
+            share = share_of_items(share)[..., None]
+        return column_utility(score(self.features.to(dtype), *context), self.mask, share)
 
     def each_log_likelihood(self, utility: Tensor, terms: dict[str, Tensor]) -> Tensor:
         """log P(observation | k): [B, ..., K]."""
@@ -92,7 +93,7 @@ def _last_names(terms: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.split(".")[-1]: values for name, values in terms.items()}
 
 
-def cut(data: ChoiceData, rows: slice, people: slice) -> Block:
+def cut(data: ChoiceData, rows: slice | Tensor, people: slice) -> Block:
     """The observations `rows` of the people `people`."""
     items = data.items[rows].transpose(0, 1).contiguous()
     vote = data.target if data.tie is None else torch.cat([data.target, data.tie[:, None]], 1)

@@ -2,7 +2,8 @@
 
 A stranger's types are mixed by the prior. A known person's by the posterior from what they did
 before: in sessions, turn by turn (predict, then update); in pairs and rankings, from all their
-sessions, which came first. The rules are in `metrics`.
+sessions, which came first. With a `Spread`, people are known beyond their types (`deviations`). The
+rules are in `metrics`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from pasta_lib.choices import ChoiceData
 from pasta_lib.datasets.hpd import Rankings
 from pasta_lib.datasets.pasta import Sat
 from pasta_lib.datasets.rows import Rows, Vectors, to_choices
+from pasta_lib.deviations import Spread, follow, strangers
 from pasta_lib.metrics import Estimate
+from pasta_lib.pal import Prototypes
 from pasta_lib.panel import Panel
+from pasta_lib.user_model import sum_by_person
 from pasta_lib.user_types import UserTypes
 
 
@@ -56,70 +60,120 @@ def as_one_observation_each(rankings: Rankings, image: Vectors, text: Vectors) -
     )
 
 
-def measure(types: UserTypes, held: Held, *, known: bool) -> dict[str, Estimate | float]:
+@dataclass(frozen=True)
+class Predicted:
+    """What a model says of `Held`. Of `picks` P(c) [N, L]; of `judgements` [N, 2 or 3], better and
+    worse first; of the pairs of `validation` and test, `pairs`, P(image 1) [N]; of `rankings`,
+    every picture's expected score [P, I]."""
+
+    picks: np.ndarray
+    judgements: np.ndarray
+    validation: np.ndarray
+    pairs: np.ndarray
+    rankings: np.ndarray
+
+
+def measure(
+    types: UserTypes | Prototypes, held: Held, *, known: bool, spread: Spread | None = None
+) -> dict[str, Estimate | float]:
     """The four metrics; beside them picks after ten others, log-likelihood in nats a pick, and the
     expected calibration error of picks. Standard errors are clustered by person (HPS: by prompt).
+    Of strangers a spread says nothing more: their choices are what EM's types are fitted to.
     """
+    if known and spread is not None:
+        return scored(by_person(types, spread, held), held)
+    return scored(by_type(types, held, known), held)
+
+
+def by_type(types: UserTypes | Prototypes, held: Held, known: bool) -> Predicted:
+    """People are a mixture of types: of the prior's, or of the posterior from what they did."""
     sat = held.sat
     if known:
         pick_gamma, judge_gamma = types.posterior_before([sat.picks, sat.judgements], sat.when)
     else:
         pick_gamma = types.prior.expand(sat.picks.n_observations, -1)
         judge_gamma = types.prior.expand(sat.judgements.n_observations, -1)
-    p = types.predict_each(sat.picks, pick_gamma).numpy()
+
+    def p_1(pairs: ChoiceData, before: Sat) -> np.ndarray:
+        gamma = _gamma(types, before, pairs.person_ids) if known else None
+        return types.predict(pairs, gamma)[:, 1].numpy()
+
+    utility = types.column_utilities(held.ranked).double()  # [P, I, K]
+    weight = types.prior.expand(len(utility), -1)
+    if known:
+        prompt, raters = raters_of(held.rankings)
+        gamma = _gamma(types, sat, raters)
+        weight = _mean_by_prompt(gamma, prompt, len(utility))
+    return Predicted(
+        picks=types.predict_each(sat.picks, pick_gamma).numpy(),
+        judgements=types.predict_each(sat.judgements, judge_gamma).numpy(),
+        validation=p_1(held.validation, held.before),
+        pairs=p_1(held.pairs, sat),
+        rankings=(utility * weight[:, None]).sum(2).numpy(),
+    )
+
+
+def by_person(types: UserTypes, spread: Spread, held: Held) -> Predicted:
+    """People deviate from their types, and are known by what they did."""
+    prompt, raters = raters_of(held.rankings)
+    told = {}
+    for name, sat, others in (
+        ("test", held.sat, [held.pairs.person_ids, raters]),
+        ("validation", held.before, [held.validation.person_ids]),
+    ):
+        parts = [sat.picks, sat.judgements]
+        ids = pd.unique(np.concatenate([*(part.person_ids for part in parts), *others]))
+        persons = strangers(types, spread, ids)
+        told[name] = persons, follow(persons, parts, sat.when)
+    persons, (picks, judgements) = told["test"]
+    scores = persons.expected_utility(held.ranked, torch.as_tensor(prompt), raters)
+    return Predicted(
+        picks=picks.double().numpy(),
+        judgements=judgements.double().numpy(),
+        validation=told["validation"][0].predict(held.validation)[:, 1].numpy(),
+        pairs=persons.predict(held.pairs)[:, 1].numpy(),
+        rankings=_mean_by_prompt(scores, prompt, len(held.rankings.rank)).numpy(),
+    )
+
+
+def scored(predicted: Predicted, held: Held) -> dict[str, Estimate | float]:
+    """As `measure`."""
+    sat, p = held.sat, predicted.picks
     chosen, who = sat.picks.target.argmax(1).numpy(), sat.picks.person.numpy()
     hits = metrics.choice_hits(p, chosen)
     late = np.arange(len(who)) - sat.picks.first.numpy()[who] >= 10
-    judged = types.predict_each(sat.judgements, judge_gamma).numpy()
     versus = (sat.judgements.target @ torch.tensor([1.0, -1.0]).double()).numpy()
-    said = versus != 0
+    crossed = metrics.cross_turn_hits(*predicted.judgements.T[:2], versus)
+    label = [pairs.target[:, 1].numpy() for pairs in (held.validation, held.pairs)]
+    tuned = metrics.best_threshold(predicted.validation, label[0])  # for ties
+    credit = metrics.pickapic_credit(predicted.pairs, label[1], tuned)
+    rank = held.rankings.rank
+    score = np.where(np.isnan(rank), np.nan, predicted.rankings)
     return {
-        "pickapic_accuracy": pickapic(types, held, known=known),
-        "hps_spearman": hps(types, held, known=known),
+        "pickapic_accuracy": metrics.mean(credit, held.pairs.person.numpy()),
+        "hps_spearman": metrics.mean(metrics.spearman(score, rank)),
         "choice_accuracy": metrics.mean(hits, who),
-        "cross_turn_accuracy": metrics.mean(
-            metrics.cross_turn_hits(judged[:, 0], judged[:, 1], versus),
-            sat.judgements.person.numpy()[said],
-        ),
+        "cross_turn_accuracy": metrics.mean(crossed, sat.judgements.person.numpy()[versus != 0]),
         "choice_accuracy_after_10": metrics.mean(hits[late], who[late]),
         "log_likelihood": metrics.mean(np.log(p[np.arange(len(p)), chosen]), who),
         "calibration_error": metrics.calibration_error(p, chosen),
     }
 
 
-def pickapic(types: UserTypes, held: Held, *, known: bool) -> Estimate:
-    """Credit on pairs, ties predicted within a threshold that is tuned on the validation pairs."""
-
-    def p_1(pairs: ChoiceData, before: Sat) -> np.ndarray:
-        gamma = _gamma(types, before, pairs.person_ids) if known else None
-        return types.predict(pairs, gamma)[:, 1].numpy()
-
-    tuned = metrics.best_threshold(
-        p_1(held.validation, held.before), held.validation.target[:, 1].numpy()
-    )
-    credit = metrics.pickapic_credit(
-        p_1(held.pairs, held.sat), held.pairs.target[:, 1].numpy(), tuned
-    )
-    return metrics.mean(credit, held.pairs.person.numpy())
+def raters_of(rankings: Rankings) -> tuple[np.ndarray, np.ndarray]:
+    """Each ranking's prompt, int [N], and who made it, [N]."""
+    there = rankings.person != None  # noqa: E711 - elementwise
+    return np.nonzero(there)[0], rankings.person[there]
 
 
-def hps(types: UserTypes, held: Held, *, known: bool) -> Estimate:
-    """Spearman's correlation; known: types are mixed by the mean posterior of a prompt's raters."""
-    utility = types.column_utilities(held.ranked).double()  # [P, I, K]
-    weight = types.prior.expand(len(utility), -1)
-    if known:
-        there = held.rankings.person != None  # noqa: E711 - elementwise
-        ids, number = np.unique(held.rankings.person[there].astype(str), return_inverse=True)
-        gamma = _gamma(types, held.sat, ids)[torch.as_tensor(number)]
-        prompt = torch.as_tensor(np.nonzero(there)[0])
-        weight = torch.zeros(len(utility), types.n_types).double().index_add_(0, prompt, gamma)
-        weight = weight / weight.sum(1, keepdim=True)
-    score = (utility * weight[:, None]).sum(2).numpy()
-    score[np.isnan(held.rankings.rank)] = np.nan
-    return metrics.mean(metrics.spearman(score, held.rankings.rank))
+def _mean_by_prompt(values: Tensor, prompt: np.ndarray, n_prompts: int) -> Tensor:
+    """[N, J] → [P, J]."""
+    prompt = torch.as_tensor(prompt)
+    total = sum_by_person(values, prompt, n_prompts)
+    return total / torch.bincount(prompt, minlength=n_prompts)[:, None]
 
 
-def _gamma(types: UserTypes, sat: Sat, ids: np.ndarray) -> Tensor:
+def _gamma(types: UserTypes | Prototypes, sat: Sat, ids: np.ndarray) -> Tensor:
     """Posteriors [N, K] of people by their ids, from what they did in sessions; the prior of those
     who were in none."""
     panel = Panel.of(sat.picks, sat.judgements)

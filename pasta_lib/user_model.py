@@ -1,11 +1,13 @@
 """What people of K types like, and what they therefore choose.
 
     score      s_k(I)     = utility module: an item's features → one number per type
-    utility    R_k(c)     = (1/β) log mean_m exp(β s_k(I_m))               PASTA; this mean: ours
+    utility    R_k(c)     = mean of s_k(I_m), of the best item and a       ours
+                            share h of the others, best first
     choice     P(c | k)   = softmax over the alternatives of R_k(c)        PASTA
 
-At sharpness β = 0 a column is worth the mean of its items; as β grows, its best one. Utilities
-without a parameter `tenth_log_sharpness` [] take the mean.
+At h = 1 a column is worth the mean of its items, at h = 1/3 that of the two best of four, and as h
+falls to 0 its best one (a superquantile, Rockafellar and Uryasev 2000). Utilities without a
+parameter `tenth_log_share` [], log(h)/10, take the mean.
 
 A utility is any `torch.nn.Module` that maps features [..., D], and the prompt's [..., D'] where the
 data have prompts, to scores [..., K]; a temperature, if it wants one, is a parameter of its own.
@@ -66,32 +68,59 @@ def named(utility: nn.Module, rows: Tensor) -> dict[str, Tensor]:
     return {name: part.reshape((*rows.shape[:-1], *shape)) for (name, shape), part in both}
 
 
-def column_utility(scores: Tensor, mask: Tensor, sharpness: Tensor | None = None) -> Tensor:
-    """R_k(c) of every alternative: the mean of its items, or the soft one at `sharpness` β > 0.
+def column_utility(scores: Tensor, mask: Tensor, share: Tensor | None = None) -> Tensor:
+    """R_k(c) of every alternative: its items' scores, by `item_weights`.
 
     Alternatives come first here: a softmax over the leading dimension is several times faster.
-    `scores` [L, B, M, ..., K] of the items, `mask` bool [L, B, M]; β a number, or [..., 1]. Returns
-    [L, B, ..., K]; -inf on alternatives that are not there.
+    `scores` [L, B, M, ..., K] of the items, `mask` bool [L, B, M]; `share` h, 0 … 1, a number or
+    [..., 1]. Returns [L, B, ..., K]; -inf on alternatives that are not there.
     """
-
-    def beside(per_alternative: Tensor) -> Tensor:
-        return per_alternative.reshape(per_alternative.shape + (1,) * (scores.ndim - 3))
-
     there = mask.any(2)
     if mask.shape[2] == 1:
         utility = scores.squeeze(2)
-    elif sharpness is None:
-        utility = (scores * beside(mask)).sum(2) / beside(mask.sum(2).clamp(min=1))
     else:
-        # Down from the best item, lest digits be lost where β is small or scores are large.
-        best = scores.detach().masked_fill(~beside(mask), -torch.inf).amax(2, keepdim=True)
-        fall = sharpness * (scores - best.where(best.isfinite(), 0.0))
-        fall = fall.masked_fill(~beside(mask), 0.0).expm1()
-        mean = fall.sum(2) / beside(mask.sum(2).clamp(min=1))
-        utility = best.squeeze(2) + mean.log1p() / sharpness
+        known = scores.where(_beside(mask, scores), 0.0)
+        utility = (item_weights(scores, mask, share) * known).sum(2)
     if not there.all():
-        utility = utility.masked_fill(~beside(there), -torch.inf)
+        utility = utility.masked_fill(~_beside(there, utility), -torch.inf)
     return utility
+
+
+def item_weights(scores: Tensor, mask: Tensor, share: Tensor | None = None) -> Tensor:
+    """How much each item counts in its alternative, [L, B, M, ..., K]: all alike, or the best
+    1 + h (n - 1) of n.
+
+        w_r = min(1, max(0, 1 + h (n - 1) - r)) / (1 + h (n - 1))        r = 0 … n - 1
+
+    is the weight of the r-th best: the last one that counts may count in part.
+    """
+    n = _beside(mask.sum(2, keepdim=True).clamp(min=1), scores).to(scores.dtype)
+    there = _beside(mask, scores)
+    if share is None or mask.shape[2] == 1:
+        return (there.to(scores.dtype) / n).expand_as(scores)
+    count = 1 + share * (n - 1)
+    return (count - ranks(scores.masked_fill(~there, -torch.inf))).clamp(0, 1) / count
+
+
+def _beside(mask: Tensor, scores: Tensor) -> Tensor:
+    """With as many dimensions as `scores`, to meet them."""
+    return mask.reshape(mask.shape + (1,) * (scores.ndim - mask.ndim))
+
+
+def share_of_items(tenth_log_share: Tensor) -> Tensor:
+    """h, 0 … 1, of its parameter. Above 0, where h is 1, nothing but a ridge moves it back."""
+    return (10 * tenth_log_share).exp().clamp(max=1)
+
+
+def ranks(items: Tensor) -> Tensor:
+    """How many items of their alternative stand before each one: the better ones, and of equals the
+    earlier. By pairs: columns are short, and this is faster than sorting. [L, B, M, ...]."""
+    each = items.detach().unbind(2)
+    out = []
+    for m, item in enumerate(each):
+        before = [other >= item for other in each[:m]] + [other > item for other in each[m + 1 :]]
+        out.append(sum(b.to(items.dtype) for b in before))
+    return torch.stack(out, 2)
 
 
 def choice_log_probabilities(utility: Tensor, log_tie: Tensor | None = None) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 from scipy.stats import norm
 
 from pasta_lib.choices import BadData, ChoiceData
-from pasta_lib.clip_utility import ClipUtility, fit_clip_types, revealed
+from pasta_lib.clip_utility import ClipUtility, fit_clip_types, fit_common, revealed
+from pasta_lib.concepts import called_for
 from pasta_lib.em import EMConfig, fit_user_types
 from pasta_lib.em_steps import cut
 from pasta_lib.panel import Panel
@@ -18,12 +19,14 @@ from pasta_lib.user_model import (
     column_utility,
     parameter_vector,
     rating_log_likelihood,
+    share_of_items,
     stacked,
 )
 from pasta_lib.user_types import UserTypes, load_types, save_types
 
-D, C, H = 6, 5, 3  # CLIP's numbers, concepts, what several make together
+D, C = 6, 5  # CLIP's numbers, concepts; prompts call for all but the last
 USUAL = torch.tensor([0.2, 0.5, 0.1, 0.3, 0.4])
+PAIRS = torch.tensor([[0, 0, 3], [1, 4, 2]])
 
 
 def unit(generator, *shape):
@@ -31,12 +34,16 @@ def unit(generator, *shape):
 
 
 def pictures(generator, *shape):
-    """Or prompts: CLIP's vector and probabilities."""
+    """CLIP's vector and probabilities."""
     return torch.cat([unit(generator, *shape, D), torch.rand(*shape, C, generator=generator)], -1)
 
 
 def untrained(n_types, scale=20.0):
-    return ClipUtility(D, USUAL, n_types, scale, rank=2, n_together=H)
+    return ClipUtility(D, USUAL, USUAL[:-1], n_types, scale, PAIRS)
+
+
+def prompts(generator, *shape):
+    return pictures(generator, *shape)[..., :-1]
 
 
 def some_data(seed=0, n=40, columns=3, images=2, people=8, **kwargs):
@@ -45,7 +52,7 @@ def some_data(seed=0, n=40, columns=3, images=2, people=8, **kwargs):
         "items": torch.randint(30, (n, columns, images), generator=g),
         "table": pictures(g, 30),
         "context": torch.randint(5, (n,), generator=g),
-        "context_table": pictures(g, 5),
+        "context_table": prompts(g, 5),
         "person": torch.randint(people, (n,), generator=g).numpy(),
         "target": torch.randint(columns, (n,), generator=g),
     }
@@ -65,54 +72,71 @@ def types_of(model, data, k):
     return UserTypes.of(model, torch.full((k,), 1 / k).log(), data, None)
 
 
-@pytest.mark.parametrize(("images", "scale", "error"), [(1, 20.0, 1e-5), (2, 5.0, 2e-3)])
-def test_untrained_it_is_zero_shot_clip(images, scale, error):
-    """Of several pictures the soft mean is all but the mean: β/2 times their variance more, and
-    β = .001."""
+@pytest.mark.parametrize("images", [1, 2])
+def test_untrained_it_is_zero_shot_clip(images):
     data = some_data(images=images)
-    types = types_of(untrained(3, scale), data, 3)
+    types = types_of(untrained(3), data, 3)
     image, text = data.features()[..., :D], data.context_table[data.context, :D]
     cosine = torch.einsum("nlmd,nd->nlm", image, text)
-    want = (scale * cosine.mean(2)).softmax(1)
-    assert torch.allclose(types.predict(data), want.double(), atol=error)
+    want = (20 * cosine.mean(2)).softmax(1)
+    assert torch.allclose(types.predict(data), want.double(), atol=1e-5)
 
 
 def test_a_score_is_the_equation():
     model = shaken()
     g = torch.Generator().manual_seed(2)
-    image, text = pictures(g, 3, 5, 2), pictures(g, 5, 1)
-    got = model(image, text)
+    image, text = pictures(g, 3, 5, 2), prompts(g, 5, 1)
+    got, met = model(image, text), model.meets(image, text)
+    deviation = lambda p: 3 * (p * (1 - p)) ** 0.5  # noqa: E731
     for at in np.ndindex(3, 5, 2):
         i, shown = image[at][:D], image[at][D:]
         t, asked = text[at[1], 0, :D], text[at[1], 0, D:]
-        c = shown / (3 * (USUAL * (1 - USUAL)) ** 0.5)
-        q = torch.tensor([max(0.0, math.log(p / u)) / 3 for p, u in zip(asked, USUAL, strict=True)])
-        both = torch.nn.functional.gelu(model.together.T @ c + model.together_bias)
+        c = shown / deviation(USUAL)
+        more = [max(0.0, (p - u).item()) for p, u in zip(asked, USUAL, strict=False)]
+        q = torch.tensor(
+            [m / p.item() / max(0.3, sum(more)) for m, p in zip(more, asked, strict=True)]
+        )
         for k in range(3):
-            wanted = model.insists[k] * q + model.calls_for.T @ (model.called.T @ q)
-            want = model.scale() * (i @ t) + model.likes[k] @ c + c @ wanted
-            want = want + model.likes_together[k] @ both
+            asking = model.scale() * (i @ t) + model.insists[k] @ (c[:-1] * q)
+            want = asking + model.likes[k] @ c
+            for pair, (v, w) in enumerate(PAIRS.T.tolist()):
+                unit = deviation(USUAL[v] * USUAL[w])
+                want = want + model.likes_together[k, pair] * shown[v] * shown[w] / unit
             assert got[at][k].item() == pytest.approx(want.item(), abs=1e-4)
+            assert met[at][k].item() == pytest.approx(asking.item(), abs=1e-4)
     assert model.scale().item() != pytest.approx(20.0)
 
 
 def test_a_prompt_that_asks_for_nothing_leaves_all_as_it_is():
     model = shaken()
     g = torch.Generator().manual_seed(2)
-    image, text = pictures(g, 3, 5, 2), pictures(g, 5, 1)
-    text[..., D:] = USUAL * torch.tensor([0.0, 0.1, 1.0, 0.9, 0.5])
+    image, text = pictures(g, 3, 5, 2), prompts(g, 5, 1)
+    text[..., D:] = USUAL[:-1] * torch.tensor([0.0, 0.1, 1.0, 0.9])
     with torch.no_grad():
         before = model(image, text)
-        for head in (model.insists, model.calls_for):
-            head.add_(1.0)
+        model.insists.add_(1.0)
     assert torch.equal(model(image, text), before)
+
+
+def test_a_picture_just_like_the_prompt_meets_all_of_it():
+    """Of a prompt that names two things, and of one that may be either of four."""
+    usual = torch.full((8,), 0.05)
+    named = torch.tensor([1.0, 1.0] + 6 * [0.05])
+    idea = torch.tensor(4 * [0.25] + 4 * [0.05])
+    for asked in (named, idea):
+        q = called_for(asked, usual)
+        assert (asked * q).sum().item() == pytest.approx(1)
+        assert (q > 0).tolist() == (asked > 0.05).tolist()
+    assert called_for(named, usual)[:2].tolist() == pytest.approx([0.5, 0.5])
+    assert called_for(idea, usual)[:4].tolist() == pytest.approx([1.0] * 4)
+    assert called_for(usual * 1.01, usual).max() < 0.05  # next to nothing is no wish
 
 
 def test_types_that_begin_alike():
     one = shaken(1)
     three = one.repeated(3)
     g = torch.Generator().manual_seed(2)
-    image, text = pictures(g, 3, 5, 2), pictures(g, 5, 1)
+    image, text = pictures(g, 3, 5, 2), prompts(g, 5, 1)
     assert torch.allclose(three(image, text), one(image, text).expand(3, 5, 2, 3), atol=1e-6)
     assert torch.equal(three.log_tie, one.log_tie)
 
@@ -120,7 +144,7 @@ def test_types_that_begin_alike():
 def test_copies_in_a_batch_are_as_if_alone():
     model, other = shaken(seed=1), shaken(seed=2)
     g = torch.Generator().manual_seed(2)
-    image, text = pictures(g, 3, 5, 2), pictures(g, 5, 1)
+    image, text = pictures(g, 3, 5, 2), prompts(g, 5, 1)
     rows = torch.stack([parameter_vector(m) for m in (model, other)])
     got = stacked(model)(rows, image, text)
     for r, m in enumerate((model, other)):
@@ -196,7 +220,7 @@ def planted(n_people=120, each=20, seed=0, best=False):
     """Two types: one likes what shows the first concept, the other what does not; both want to see
     the second where it was asked for. A column is worth its mean picture, or its best."""
     g = torch.Generator().manual_seed(seed)
-    table, context = pictures(g, 200), pictures(g, 12)
+    table, context = pictures(g, 200), prompts(g, 12)
     person = np.repeat(np.arange(n_people), each)
     kind = np.arange(n_people) % 2
     items = torch.randint(200, (len(person), 4, 2), generator=g)
@@ -205,7 +229,7 @@ def planted(n_people=120, each=20, seed=0, best=False):
     utility = 4 * torch.einsum("nlmd,nd->nlm", shown[..., :D], asked[:, :D])
     liked = torch.tensor([4.0, -4.0])[kind[person]]
     utility = utility + liked[:, None, None] * shown[..., D]
-    wanted = (asked[:, D + 1] / USUAL[1]).clamp(min=1).log()
+    wanted = called_for(asked[:, D:], USUAL[:-1])[:, 1]
     utility = utility + 6 * shown[..., D + 1] * wanted[:, None, None]
     utility = utility.amax(2) if best else utility.mean(2)
     gumbel = -torch.log(-torch.log(torch.rand(utility.shape, generator=g)))
@@ -231,16 +255,18 @@ def test_em_finds_planted_types_and_their_tastes():
     assert mean_log(zero_shot, fresh) < mean_log(truth.softmax(1), fresh) - 0.1
     with torch.no_grad():  # what showing the first concept adds, to each type
         both = torch.zeros(2, D + C)
-        both[1, D] = 1
+        both[:, D:] = 0.5  # beside what else pictures show
+        both[:, D] = torch.tensor([0.0, 1.0])
         nothing, it = types.utility(both, fresh.context_table[:1])
     assert sorted((it - nothing).tolist()) == pytest.approx([-4, 4], abs=0.6)
 
 
 def test_types_are_found_from_what_all_have_in_common():
     data, kind, _ = planted()
-    one = fit_clip_types(data, untrained(1, 4.0), 1, seed=0, progress=False)
+    common = fit_common(data, untrained(1, 4.0), seed=0, progress=False)
+    one = fit_clip_types(data, common, 1, seed=0, progress=False)
     config = replace(CONFIG, max_passes=60)
-    two = fit_clip_types(data, untrained(1, 4.0), 2, seed=0, config=config, progress=False)
+    two = fit_clip_types(data, common, 2, seed=0, config=config, progress=False)
     assert one.n_types == 1 and two.log_likelihood > one.log_likelihood + 100
     found = (two.posterior(data).argmax(1).numpy() == kind).mean()
     assert max(found, 1 - found) > 0.95
@@ -342,57 +368,55 @@ def test_data_that_are_refused(change, message):
         some_data(**change)
 
 
-def test_a_column_is_the_mean_of_its_pictures():
-    scores = torch.tensor([1.0, 2, 9]).reshape(1, 1, 3, 1)
-    mask = torch.tensor([[[True, True, False]]])
-    assert column_utility(scores, mask).item() == 1.5
-    soft = math.log((math.exp(2) + math.exp(4)) / 2) / 2
-    assert column_utility(scores, mask, torch.tensor(2.0)).item() == pytest.approx(soft)
-    assert column_utility(scores, mask, torch.tensor(1e-3)).item() == pytest.approx(1.5, abs=1e-3)
-    assert column_utility(scores, mask, torch.tensor(50.0)).item() == pytest.approx(2, abs=0.02)
+def test_a_column_is_the_mean_of_its_best_pictures():
+    scores = torch.tensor([1.0, 9, 2, 5, 99]).reshape(1, 1, 5, 1)
+    mask = torch.tensor([[[True, True, True, True, False]]])
+    worth = lambda *share: column_utility(scores, mask, *share).item()  # noqa: E731
+    assert worth() == worth(torch.tensor(1.0)) == 4.25
+    assert worth(torch.tensor(1 / 3)) == pytest.approx(7)  # the two best
+    assert worth(torch.tensor(0.5)) == pytest.approx((9 + 5 + 0.5 * 2) / 2.5)
+    assert worth(torch.tensor(1e-6)) == pytest.approx(9, abs=1e-4)
+    alike = column_utility(torch.full((1, 1, 3, 1), 2.0), mask[..., :3], torch.tensor(0.4))
+    assert alike.item() == pytest.approx(2)  # of equals the first counts
 
 
-def test_a_soft_mean_has_a_sharpness_for_each_restart_and_no_nan():
+def test_a_column_by_sorting():
+    """Against numpy, with columns of one to four pictures, whatever the absent ones are worth."""
+    rng = np.random.default_rng(0)
+    scores = np.round(rng.normal(size=(3, 50, 4, 2)), 1)  # with ties
+    mask = np.arange(4) < rng.integers(1, 5, size=(3, 50, 1))
+    for share in (0.01, 0.2, 1 / 3, 0.7, 1.0):
+        there = torch.as_tensor(mask)
+        junk = torch.as_tensor(scores).where(there[..., None], 1e30)
+        got = column_utility(junk, there, torch.tensor(share, dtype=torch.float64))
+        for at in np.ndindex(3, 50, 2):
+            some = np.sort(scores[at[0], at[1], mask[at[:2]], at[2]])[::-1]
+            count = 1 + share * (len(some) - 1)
+            weight = np.clip(count - np.arange(len(some)), 0, 1) / count
+            assert got[at].item() == pytest.approx(weight @ some)
+
+
+def test_a_share_for_each_restart_and_no_nan():
     """A column that is not there is worth -inf, and teaches nothing."""
     g = torch.Generator().manual_seed(0)
     scores = torch.randn(3, 4, 2, 2, 5, generator=g, requires_grad=True)  # [L, B, M, R, K]
     mask = torch.ones(3, 4, 2, dtype=torch.bool)
     mask[2, 1], mask[0, 0, 1] = False, False
-    sharpness = torch.tensor([[0.5], [3.0]])
-    got = column_utility(scores, mask, sharpness)
+    share = torch.tensor([[0.5], [0.1]])
+    got = column_utility(scores, mask, share)
     for r in range(2):
-        alone = column_utility(scores[..., r, :], mask, sharpness[r, 0])
+        alone = column_utility(scores[..., r, :], mask, share[r, 0])
         assert torch.allclose(got[..., r, :], alone, atol=1e-6)
     assert got[2, 1].isneginf().all() and got[0, 0].tolist() == scores[0, 0, 0].tolist()
     got.softmax(0).square().sum().backward()
     assert scores.grad.isfinite().all() and (scores.grad[2, 1] == 0).all()
 
 
-@pytest.mark.parametrize("sharpness", [1e-6, 1e-3, 0.1, 20.0])
-def test_a_soft_mean_keeps_its_digits(sharpness):
-    """As float64 has it: where the sharpness is next to nothing, and where scores are large. A
-    picture that is not there may be worth anything."""
-    g = torch.Generator().manual_seed(0)
-    scores = 10 * torch.randn(4, 50, 4, 3, generator=g)
-    mask = torch.ones(4, 50, 4, dtype=torch.bool)
-    mask[:, :25, 3] = False
-    scores[:, :25, 3] = 1e30
-    scores.requires_grad_()
-    got = column_utility(scores, mask, torch.tensor(sharpness))
-    there = mask[..., None]
-    powers = (sharpness * scores.detach().double()).masked_fill(~there, -math.inf)
-    exact = (powers.logsumexp(2) - there.sum(2).double().log()) / sharpness
-    assert torch.allclose(got.double(), exact, rtol=1e-6, atol=2e-5)
-    got.sum().backward()
-    share = powers.softmax(2)
-    assert torch.allclose(scores.grad.double(), share, rtol=1e-4, atol=1e-6)
-
-
 def test_em_learns_how_much_the_best_picture_counts():
     """Columns that are worth their best picture, against those that are worth the mean."""
-    sharp = {}
+    share = {}
     for best in (True, False):
         data, _, _ = planted(best=best)
         types = fit_user_types(data, untrained(2, 4.0), 2, seed=0, config=CONFIG, progress=False)
-        sharp[best] = (10 * types.utility.tenth_log_sharpness).exp().item()
-    assert sharp[True] > 2 and sharp[False] < 0.5
+        share[best] = share_of_items(types.utility.tenth_log_share).item()
+    assert share[True] < 0.2 and share[False] > 0.7

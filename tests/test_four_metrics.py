@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from deviations_by_hand import by_hand, seen
 from scipy.stats import spearmanr
 
 from pasta_lib.choices import ChoiceData
+from pasta_lib.clip_utility import ClipUtility
 from pasta_lib.datasets.hpd import Rankings
 from pasta_lib.datasets.pasta import Sat
+from pasta_lib.deviations import Spread
 from pasta_lib.four_metrics import Held, as_one_observation_each, measure
 from pasta_lib.metrics import best_threshold, calibration_error, pickapic_credit
 from pasta_lib.user_model import LinearUtility
@@ -40,7 +43,7 @@ def some(rng, n, columns, images, people, name, **kwargs):
     return ChoiceData.from_arrays(
         items=rng.integers(30, size=(n, columns, images)), table=TABLE,
         person=np.sort(rng.integers(people, size=n)).astype(str).astype(object),
-        context=np.zeros(n, int), context_table=np.ones((1, 2)), **kwargs,
+        context=np.zeros(n, int), context_table=np.ones((1, D)), **kwargs,
     )  # fmt: skip
 
 
@@ -55,7 +58,7 @@ def sat(rng, people):
     judged = ChoiceData.from_arrays(
         items=rng.integers(30, size=(45, 2, 2)), table=TABLE, target=target, tie=versus == 0,
         person=picks.person_ids[picks.person][::2], context=np.zeros(45, int),
-        context_table=np.ones((1, 2)),
+        context_table=np.ones((1, D)),
     )  # fmt: skip
     return Sat(picks, judged, (2 * np.arange(90), 4 * np.arange(45) + 1))
 
@@ -80,7 +83,7 @@ def held():
         before=before,
         rankings=rankings,
         ranked=as_one_observation_each(
-            rankings, lambda names: TABLE[names.astype(int)], lambda texts: np.ones((len(texts), 2))
+            rankings, lambda names: TABLE[names.astype(int)], lambda texts: np.ones((len(texts), D))
         ),
     )
 
@@ -154,6 +157,77 @@ def test_pairs_and_rankings(types, held, known):
         correlations.append(spearmanr(score, -held.rankings.rank[n][there]).statistic)
     assert got["hps_spearman"].value == pytest.approx(np.mean(correlations))
     assert got["hps_spearman"].n == 6
+
+
+@pytest.fixture(scope="module")
+def on_concepts():
+    """Types that see two concepts, and people who deviate in both."""
+    g, usual = torch.Generator().manual_seed(3), torch.tensor([0.3, 0.6])
+    utility = ClipUtility(D - 2, usual, usual, K, 2.0, torch.tensor([[0], [1]]))
+    with torch.no_grad():
+        for name in ("likes", "likes_together", "insists"):
+            p = getattr(utility, name)
+            p.copy_(torch.randn(p.shape, generator=g))
+        utility.tenth_log_share.fill_(-0.05)
+    log_prior = torch.tensor([0.5, 0.3, 0.2]).double().log()
+    types = UserTypes(utility.requires_grad_(False), torch.tensor([2, 0, 1]), log_prior, 0.0, 1, 1,
+                      None)  # fmt: skip
+    return types, Spread(torch.tensor([D - 2, D - 1]), torch.tensor([0.8, 0.5]), 0.4)
+
+
+def test_people_without_deviations_are_their_types(on_concepts, held):
+    types, spread = on_concepts
+    none = Spread(spread.concepts, torch.zeros(2), 0.0)
+    a, b = measure(types, held, known=True), measure(types, held, known=True, spread=none)
+    for name in a:
+        value = getattr(a[name], "value", a[name])
+        assert getattr(b[name], "value", b[name]) == pytest.approx(value, abs=1e-5), name
+
+
+def history(sat, person, until=np.inf):
+    """(data, n) of what a person did before a moment."""
+    done = [
+        (when[n], p, n)
+        for p, (part, when) in enumerate(zip((sat.picks, sat.judgements), sat.when, strict=True))
+        for n in range(part.n_observations)
+        if part.person_ids[part.person[n]] == person and when[n] < until
+    ]
+    return [((sat.picks, sat.judgements)[p], n) for _, p, n in sorted(done)]
+
+
+def test_people_who_deviate(on_concepts, held):
+    """Against a loop over people who are followed by hand."""
+    types, spread = on_concepts
+    got = measure(types, held, known=True, spread=spread)
+
+    def expected(data, n, sat, until=np.inf):
+        before = history(sat, data.person_ids[data.person[n]], until)
+        return by_hand(types, spread, [*before, (data, n)])[0][-1]
+
+    picks = held.sat.picks
+    p = [expected(picks, n, held.sat, held.sat.when[0][n]) for n in range(picks.n_observations)]
+    chosen = picks.target.argmax(1).numpy()
+    taken = np.array(p)[np.arange(len(chosen)), chosen]
+    assert got["log_likelihood"].value == pytest.approx(np.log(taken).mean(), abs=1e-4)
+    p_1 = [
+        np.array([expected(pairs, n, sat)[1] for n in range(pairs.n_observations)])
+        for pairs, sat in ((held.validation, held.before), (held.pairs, held.sat))
+    ]
+    tuned = best_threshold(p_1[0], held.validation.target[:, 1].numpy())
+    credit = pickapic_credit(p_1[1], held.pairs.target[:, 1].numpy(), tuned)
+    assert got["pickapic_accuracy"].value == pytest.approx(credit.mean(), abs=1e-6)
+    correlations = []
+    for n, people in enumerate(held.rankings.person):
+        rank, scores = held.rankings.rank[n], []
+        for person in (name for name in people if name is not None):
+            _, gamma, mean, _ = by_hand(types, spread, history(held.sat, person))
+            by_type = [
+                seen(types, spread.concepts, held.ranked, n, k, mean[k])[0] for k in range(K)
+            ]
+            scores.append(gamma @ np.array([r - r[np.isfinite(r)].mean() for r in by_type]))
+        there = ~np.isnan(rank)
+        correlations.append(spearmanr(np.mean(scores, 0)[there], -rank[there]).statistic)
+    assert got["hps_spearman"].value == pytest.approx(np.mean(correlations))
 
 
 def test_the_order_of_types_does_not_matter(types, held):

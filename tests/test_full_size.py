@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pasta_lib.clip_utility import TYPES, ClipUtility, fit_clip_types
+from pasta_lib.clip_utility import TYPES, ClipUtility, fit_clip_types, fit_common
 from pasta_lib.concepts import fit_concepts, mentions, vocabulary
 from pasta_lib.datasets.pickapic import read_pickapic
 from pasta_lib.datasets.rows import Account, to_choices
@@ -57,8 +57,9 @@ def test_words_of_captions_and_types_at_the_width_of_clip_h(tmp_path):
 
     data = to_choices(rows, pictured, lambda texts: concepts(torch.zeros(len(texts), WIDTH)))
     assert data.table.shape[1] == WIDTH + len(WORDS)
-    utility = ClipUtility(WIDTH, concepts.usual, 1, 100.0)
+    utility = ClipUtility(WIDTH, concepts.usual, concepts.usual, 1, 100.0)
     config = replace(TYPES, max_passes=6)
-    types = fit_clip_types(data, utility, 2, seed=0, config=config, progress=False)
+    common = fit_common(data, utility, seed=0, progress=False)
+    types = fit_clip_types(data, common, 2, seed=0, config=config, progress=False)
     found = types.posterior(data).argmax(1).numpy() == wants_cat[:users]
     assert max(found.mean(), 1 - found.mean()) > 0.97

@@ -32,7 +32,8 @@ def clip():
 
 
 def towers(model, n_types):
-    heads = ClipUtility(64, torch.full((3,), 0.5), n_types, model.logit_scale.exp().item(), rank=2)
+    usual = torch.full((3,), 0.5)
+    heads = ClipUtility(64, usual, usual, n_types, model.logit_scale.exp().item())
     one, other = copy.deepcopy(model), copy.deepcopy(model)
     image = torch.nn.Sequential(PixelTower(one, 64), Concepts(64, 3, hidden=(8, 8)))
     text = torch.nn.Sequential(TokenTower(other), Concepts(64, 3, hidden=(8, 8)))

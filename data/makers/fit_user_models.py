@@ -6,13 +6,13 @@
 
 Writes data/user_model/four_metrics.json, a fit after another: one that is there is not made again,
 and one that was interrupted goes on from its checkpoint in build/. Of seed 0, types of K = 8 and
-K = 1 are kept, of every population. Three to four minutes for K = 8 on a core; some three hours on
-two for everything.
+K = 1 are kept, of every population. Four minutes for K = 8 on a core; some two hours on two for
+everything.
 """
 
 import json
 import time
-import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -21,8 +21,8 @@ import torch
 from common import configure
 from filelock import FileLock
 
-from pasta_lib.clip_utility import COMMON, TYPES, fit_clip_types
-from pasta_lib.em import fit_user_types
+from pasta_lib.clip_utility import TYPES, ClipUtility, fit_clip_types, fit_common
+from pasta_lib.deviations import fit_spread
 from pasta_lib.four_metrics import measure
 from pasta_lib.metrics import Estimate, mean
 from pasta_lib.pal import Prototypes, fit_pal
@@ -81,7 +81,6 @@ GROUPS = {
 def main() -> None:
     config = configure(FitConfig(), __doc__)
     torch.set_num_threads(config.threads)
-    warnings.filterwarnings("ignore", "EM used all")  # an early end is meant
     build = Path(config.build)
     build.mkdir(parents=True, exist_ok=True)
     fits = {
@@ -91,34 +90,42 @@ def main() -> None:
         if config.only in ("", group)
     }
     mine = list(fits.items())[config.shard :: config.shards]
-    studies = {}
+    studies, common = {}, {}
     for name, fit in mine:
         kept = USER_MODEL_DIR / KEPT[name] if name in KEPT else None
         if name in _results() and (kept is None or kept.exists()):
             continue
         if fit.population not in studies:
-            studies = {fit.population: _study(fit.population)}
+            studies, common = {fit.population: _study(fit.population)}, {}
         study, truth = studies[fit.population]
         zero_shot = f"zero_shot/{fit.population}"
         if zero_shot not in _results():
-            _keep(build, zero_shot, measured(untrained(study), study, truth))
-        started = time.monotonic()
+            _keep(build, zero_shot, measured(untrained(study), study, truth, deviate=False))
+        data, key = some_sessions(study.learn, fit), (fit.seed, fit.sessions)
+        if key not in common:
+            common[key] = timed(fit_common, data, study.utility, seed=fit.seed)
+        start, before = common[key]
         checkpoint = build / f"{name.replace('/', '-')}.safetensors"
-        types = fitted(fit, study, checkpoint)
-        result = asdict(fit) | {"seconds": round(time.monotonic() - started, 1)}
+        types, after = timed(fitted, fit, data, start, checkpoint)
+        result = asdict(fit) | {"seconds": round(before + after, 1), "common": round(before, 1)}
         if kept:
             save_types(types, kept)
-        _keep(build, name, result | measured(types, study, truth))
+        deviate = fit.method != "pal"
+        _keep(build, name, result | measured(types, study, truth, deviate=deviate))
         checkpoint.unlink(missing_ok=True)
 
 
-def fitted(fit: Fit, study: Study, checkpoint: Path) -> UserTypes | Prototypes:
-    data = some_sessions(study.learn, fit)
+def timed(function: Callable, *arguments, **options) -> tuple:
+    """What it returns, and how many seconds it took."""
+    started = time.monotonic()
+    return function(*arguments, **options), time.monotonic() - started
+
+
+def fitted(fit: Fit, data: Panel, common: ClipUtility, checkpoint: Path) -> UserTypes | Prototypes:
     if fit.method == "pal":
-        common = fit_user_types(data, study.utility, 1, seed=fit.seed, config=COMMON)
-        return fit_pal(data, common.utility.repeated(fit.n_types), fit.n_types, seed=fit.seed)
+        return fit_pal(data, common.repeated(fit.n_types), fit.n_types, seed=fit.seed)
     return fit_clip_types(
-        data, study.utility, fit.n_types, seed=fit.seed, checkpoint=checkpoint,
+        data, common, fit.n_types, seed=fit.seed, checkpoint=checkpoint,
         config=replace(TYPES, hard=fit.method == "hard"),
     )  # fmt: skip
 
@@ -136,12 +143,22 @@ def untrained(study: Study) -> UserTypes:
     return UserTypes.of(study.utility, torch.zeros(1).double(), study.learn, None)
 
 
-def measured(types: UserTypes | Prototypes, study: Study, truth: dict[str, int]) -> dict:
-    """The four metrics of known people and of strangers, and how well hidden types are found."""
-    out = {}
-    for name, known in (("known", True), ("strangers", False)):
-        found = measure(types, study.held, known=known)
-        out[name] = {k: _rounded(v) for k, v in found.items()}
+def measured(
+    types: UserTypes | Prototypes, study: Study, truth: dict[str, int], *, deviate: bool
+) -> dict:
+    """The four metrics of known people, who may `deviate` from their types; of people of whom the
+    type alone is known; and of strangers. And how well hidden types are found."""
+    out = {
+        "types_only": _rounded_all(measure(types, study.held, known=True)),
+        "strangers": _rounded_all(measure(types, study.held, known=False)),
+    }
+    out["known"] = out["types_only"]
+    if deviate:
+        validation = study.held.before
+        spread = fit_spread(types, [validation.picks, validation.judgements], validation.when)
+        out["known"] = _rounded_all(measure(types, study.held, known=True, spread=spread))
+        found = {"what": spread.tastes[0], "how": spread.tastes[-1], "met": spread.faithfulness}
+        out["spread"] = {name: round(float(v), 4) for name, v in found.items()}
     if isinstance(types, Prototypes):
         return out
     out["prior"] = [round(p, 4) for p in types.prior.tolist()]
@@ -178,6 +195,10 @@ def _keep(build: Path, name: str, result: dict) -> None:
         text = json.dumps(ordered, separators=(",", ":")).replace('},"', '},\n"')
         write_atomically(USER_MODEL_DIR / "four_metrics.json", text.encode() + b"\n")
     print(name, json.dumps(result["known"]), flush=True)
+
+
+def _rounded_all(found: dict[str, Estimate | float]) -> dict:
+    return {name: _rounded(value) for name, value in found.items()}
 
 
 def _rounded(value: Estimate | float) -> dict | float:

@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pasta_lib.clip_utility import unit
 from pasta_lib.user_types import UserTypes
 from pasta_lib.world.bank import image_ids
 from pasta_lib.world.people import CATEGORY_OF
@@ -18,7 +19,8 @@ from pasta_lib.world.vocabulary import CATEGORIES
 @dataclass(frozen=True)
 class Gallery:
     """`names` `[K, N]`, pictures of the bank; `words` `[K]`: the category of most of them, and the
-    `said` other concepts that raise a type's score most, on average over all pictures."""
+    `said` colours, styles, backgrounds or numbers that the type likes more than other types do, by
+    most: they are read off its head."""
 
     names: np.ndarray
     words: list[str]
@@ -27,10 +29,11 @@ class Gallery:
 @torch.no_grad()
 def without_asking(types: UserTypes, pictures: Tensor) -> Tensor:
     """What each type sees in pictures `[..., D + V]`, whatever was asked for: `[..., K]`."""
-    nothing = torch.cat([torch.zeros(types.utility.width), types.utility.usual])
+    nothing = torch.cat([torch.zeros(types.utility.width), types.utility.asked])
     return types.utility(pictures, nothing)[..., types.order]
 
 
+@torch.no_grad()
 def favourites(
     types: UserTypes, pictures: Tensor, concepts: list[str], n: int = 10, said: int = 1
 ) -> Gallery:
@@ -45,11 +48,11 @@ def favourites(
     rows = np.stack(
         [best_of[k].idxmax()[best_of[k].max().nlargest(n).index] for k in range(types.n_types)]
     )
-    shows = (seen[:, -len(concepts) :] > 0.5).float().numpy()
-    likes = (shows.T @ above) / shows.sum(0)[:, None] - above.mean().to_numpy()
-    likes = likes.set_axis(concepts).iloc[len(SUBJECT_NAMES) :]  # subjects come first
+    utility = types.utility
+    likes = pd.DataFrame((utility.likes / unit(utility.shown))[types.order].T.numpy(), concepts)
+    more = likes.sub(likes.mean(axis=1), axis=0).drop([*SUBJECT_NAMES, *CATEGORIES])
     words = []
     for k, mine in enumerate(rows):
         category = np.bincount(CATEGORY_OF[subject[mine]], minlength=len(CATEGORIES)).argmax()
-        words.append(", ".join([CATEGORIES[category], *likes[k].nlargest(said).index]))
+        words.append(", ".join([CATEGORIES[category], *more[k].nlargest(said).index]))
     return Gallery(image_ids().ravel()[rows], words)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import torch
+from torch import Tensor
 
 from pasta_lib.choices import ChoiceData
 from pasta_lib.clip_utility import ClipUtility
@@ -28,6 +30,8 @@ from pasta_lib.world.rater_files import (
     turns_of,
     vectors,
 )
+from pasta_lib.world.scenes import SUBJECT_NAMES
+from pasta_lib.world.vocabulary import CATEGORIES
 from pasta_lib.world.weights import WORLD_DIR
 
 USER_MODEL_DIR = WORLD_DIR.parent / "user_model"
@@ -73,8 +77,19 @@ def load_study(population: int = 0, folder: Path = RATERS_DIR) -> Study:
         rankings=rankings,
         ranked=as_one_observation_each(rankings, *to_vectors),
     )
-    utility = ClipUtility(encoder.width, text.usual, 1, encoder.logit_scale())
+    utility = ClipUtility(
+        encoder.width, image.usual, text.usual, 1, encoder.logit_scale(), what_and_how(names)
+    )
     return Study(learn, held, names, utility)
+
+
+def what_and_how(names: list[str]) -> Tensor:
+    """Pairs of concepts that may please together, long `[2, 192]`: a category of subjects with a
+    colour, style, background or number. `names`: the concepts', which begin with subjects and end
+    with categories."""
+    what = torch.tensor([names.index(category) for category in CATEGORIES])
+    how = torch.arange(len(SUBJECT_NAMES), int(what.min()))
+    return torch.cartesian_prod(what, how).T
 
 
 def with_ties(pairs: ChoiceData) -> ChoiceData:

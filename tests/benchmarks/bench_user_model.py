@@ -22,10 +22,9 @@ import pandas as pd
 import torch
 
 from pasta_lib.choices import ChoiceData
-from pasta_lib.clip_utility import TYPES, ClipUtility, fit_clip_types
+from pasta_lib.clip_utility import TYPES, ClipUtility, fit_clip_types, fit_common
 from pasta_lib.datasets.pickapic import read_pickapic
 from pasta_lib.datasets.rows import Account
-from pasta_lib.panel import Panel
 
 WIDTH, CONCEPTS = 1024, 200
 
@@ -94,10 +93,12 @@ def fit(args) -> None:
         items=columns, table=pictures, person=person, target=rng.integers(4, size=n),
         context=rng.integers(len(prompts), size=n), context_table=prompts,
     )  # fmt: skip
-    utility = ClipUtility(WIDTH, torch.full((CONCEPTS,), 0.5), 1, 100.0)
+    usual, pairs = torch.full((CONCEPTS,), 0.5), torch.combinations(torch.arange(20)).T
+    utility = ClipUtility(WIDTH, usual, usual, 1, 100.0, pairs)
     before, start = peak(), time.perf_counter()
     passes = 3
-    fit_clip_types(Panel.of(data), utility, 8, seed=0, config=replace(TYPES, max_passes=passes))
+    common, config = fit_common(data, utility, seed=0), replace(TYPES, max_passes=passes)
+    fit_clip_types(data, common, 8, seed=0, config=config)
     seconds = time.perf_counter() - start
     print(f"{n:9,} choices of 4 x 4 pictures, width {WIDTH}, {CONCEPTS} concepts, K = 8: "
           f"{seconds:6.0f} s for K = 1 and {passes} passes, peak memory {peak() - before:5.0f} MB "
