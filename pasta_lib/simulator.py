@@ -1,11 +1,13 @@
 """Simulated users: the fitted user model plays people, thousands of sessions at once.
 
 A simulated user is one of the K types: they pick a column by the type's choice probabilities
-(PASTA), and say better, same or worse by its two-alternative choice with a tie (ours). What a
-person sees in a column beyond their type stays when it comes back, so the column that was picked
-last is worth a little more (`loyalty`; ours). They always pick: "none of these" is no choice
-observation, so the model knows nothing of it. Pictures are the image bank's, so that the worth of
-every column can be worked out beforehand (`ColumnWorth`), and a session costs a few look-ups.
+(PASTA), and say better, same or worse by its two-alternative choice with a tie (ours). They may
+deviate from their type in what they like to see (`deviating`; ours), as people do (`deviations`).
+What a person sees in a column beyond their type stays when it comes back, so the column that was
+picked last is worth a little more (`loyalty`; ours; it is fitted to types alone, so that of users
+who deviate it counts a little twice). They always pick: "none of these" is no choice observation,
+so the model knows nothing of it. Pictures are the image bank's, so that the worth of every column
+can be worked out beforehand (`ColumnWorth`), and a session costs a few look-ups.
 """
 
 from __future__ import annotations
@@ -19,12 +21,14 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pasta_lib.choices import BadData
-from pasta_lib.seeds import gumbels, uniforms
+from pasta_lib.deviations import Spread
+from pasta_lib.seeds import gumbels, normals, uniforms
 from pasta_lib.sessions import UNJUDGED, Sessions
 from pasta_lib.user_model import (
     choice_log_probabilities,
     column_utility,
     posterior,
+    share_of_items,
     sum_by_person,
 )
 from pasta_lib.user_types import UserTypes
@@ -91,12 +95,12 @@ def utilities_of_columns(types: UserTypes, pictures: Tensor, prompts: Tensor) ->
     """R_k `[P, N, K]` of columns of pictures `[N, M, D]` under prompts `[P, D']`."""
     n, images, _ = pictures.shape
     items, mask = pictures.flatten(0, 1)[None], torch.ones(n, 1, images, dtype=torch.bool)
-    sharpness = getattr(types.utility, "tenth_log_sharpness", None)
-    if sharpness is not None:
-        sharpness = (10 * sharpness).exp()
+    share = getattr(types.utility, "tenth_log_share", None)
+    if share is not None:
+        share = share_of_items(share)
     scores = types.utility(items, prompts[:, None])[..., types.order]
     scores = scores.unflatten(1, (n, 1, images)).permute(2, 1, 3, 0, 4)
-    utility = column_utility(scores, mask.transpose(0, 1), sharpness)[0]
+    utility = column_utility(scores, mask.transpose(0, 1), share)[0]
     return utility.transpose(0, 1).contiguous()
 
 
@@ -171,18 +175,25 @@ def log_likelihoods(worth: ColumnWorth, sessions: Sessions) -> Tensor:
 class SimulatedUsers:
     """People of a user model, who sit in sessions (see `sessions.play`).
 
-    `kind` int `[people]`: each one's type.
+    `kind` int `[people]`: each one's type. Of users who deviate from it, `own` float32
+    `[people, C]`: what they like besides, of what columns show, `shown` float32 `[members, C]`.
     """
 
     worth: ColumnWorth
     kind: np.ndarray
     seed: int
+    own: Tensor | None = None
+    shown: Tensor | None = None
 
     def values(self, sessions: Sessions, member: np.ndarray) -> np.ndarray:
         """R of each column of slates `[S, L]` for the one who sits there, `[S, L]`."""
         kind = torch.as_tensor(self.kind[sessions.person])[:, None, None]
         utility = self.worth.of(sessions.initial, member)
-        return utility.gather(2, kind.expand(*member.shape, 1))[..., 0].numpy()
+        utility = utility.gather(2, kind.expand(*member.shape, 1))[..., 0]
+        if self.own is not None:
+            shown = self.shown[torch.as_tensor(member)]
+            utility = utility + torch.einsum("slc,sc->sl", shown, self.own[sessions.person])
+        return utility.numpy()
 
     def choose(self, sessions: Sessions, member: np.ndarray, values: np.ndarray) -> np.ndarray:
         """A column for each session, `[S]`; never NONE."""
@@ -205,3 +216,13 @@ def draw_users(worth: ColumnWorth, n: int, seed: int) -> SimulatedUsers:
     chance = uniforms(seed, "simulated type", [np.arange(n)], 1)[:, 0]
     kind = np.searchsorted(worth.log_prior.exp().cumsum(0).numpy(), chance)
     return SimulatedUsers(worth, kind.clip(max=worth.n_types - 1), seed)
+
+
+def deviating(users: SimulatedUsers, pictures: Tensor, spread: Spread) -> SimulatedUsers:
+    """The same, each with deviations from their type in what they like to see, drawn from `spread`:
+    in the mean of what a column's `pictures` `[members, M, D]` show. (In how much it matters that
+    pictures are what was asked for they are as their type: that would take another table.)"""
+    drawn = normals(users.seed, "simulated deviation", [np.arange(len(users.kind))],
+                    len(spread.tastes))  # fmt: skip
+    own = torch.as_tensor(drawn, dtype=torch.float32) * spread.tastes.float()
+    return replace(users, own=own, shown=pictures[..., spread.concepts].mean(1))

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from pasta_lib.choices import BadData
 from pasta_lib.datasets.pasta import bank_sessions, read_sessions, session_table
 from pasta_lib.sessions import Agent, Sessions, begin, joined, play
-from pasta_lib.simulator import ColumnWorth, draw_users
+from pasta_lib.simulator import SimulatedUsers
 from pasta_lib.world.rater_files import whole
 from pasta_lib.world.weights import write_atomically
 
@@ -30,18 +30,20 @@ CARD = "card.json"
 
 @dataclass(frozen=True)
 class TrajectoryConfig:
-    """What is simulated. Each simulated person sits in one session."""
+    """What is simulated. Each simulated person sits in one session. `made` names all that agents
+    are made from, if that may change while their names stay."""
 
     sessions: int = 60_000
     shard: int = 5_000  # sessions a file
     seed: int = 0
     population: str = "0"  # whose user model it is; begins the names of sessions
     model: str = ""  # generator and encoder, as the raters' files name them
+    made: str = ""
 
 
 def write_trajectories(
     folder: str | Path,
-    worth: ColumnWorth,
+    users: SimulatedUsers,
     agents: dict[str, Agent],
     initial: np.ndarray,
     config: TrajectoryConfig = TrajectoryConfig(),
@@ -50,15 +52,15 @@ def write_trajectories(
 ) -> None:
     """Play sessions of simulated users and write them to `folder`, or go on where that stopped.
 
-    `agents` by name; `initial` `[sessions]`, the members from which they begin.
-    Raises `BadData` where `folder` holds trajectories that were made otherwise.
+    `users`: as many as sessions; `agents` by name; `initial` `[sessions]`, the members from which
+    they begin. Raises `BadData` where `folder` holds trajectories that were made otherwise.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     card = dataclasses.asdict(config) | {
         "agents": list(agents),
-        "source": "simulated: the user model's types play people; nobody was asked",
-        "user model and prompts": _digest(worth, initial),
+        "source": "simulated: the user model plays people; nobody was asked",
+        "users and prompts": _digest(users, initial),
     }
     path = folder / CARD
     if path.exists() and (found := json.loads(path.read_text())) != card:
@@ -69,7 +71,6 @@ def write_trajectories(
         )
     if not path.exists():
         write_atomically(path, json.dumps(card, indent=1).encode() + b"\n")
-    users = draw_users(worth, config.sessions, config.seed)
     starts = range(0, config.sessions, config.shard)
     for i, start in enumerate(tqdm(starts, disable=not progress, unit="shard")):
         shard = folder / f"trajectories-{i:05}.parquet"
@@ -105,9 +106,12 @@ def read_trajectories(folder: str | Path) -> Sessions:
     return dataclasses.replace(sessions, session=number, person=number)
 
 
-def _digest(worth: ColumnWorth, initial: np.ndarray) -> str:
-    """Of all that decides what simulated users are asked, and how they choose."""
-    digest = hashlib.sha256(f"{worth.loyalty:.6f} {float(worth.log_tie):.6f}".encode())
-    for part in (worth.table.numpy(), worth.row, worth.log_prior.numpy(), initial):
+def _digest(users: SimulatedUsers, initial: np.ndarray) -> str:
+    """Of where simulated users begin, who they are, and how they choose."""
+    worth = users.worth
+    numbers = f"{worth.loyalty:.6f} {float(worth.log_tie):.6f} {users.seed}"
+    digest = hashlib.sha256(numbers.encode())
+    deviations = () if users.own is None else (users.own.numpy(), users.shown.numpy())
+    for part in (worth.table.numpy(), worth.row, users.kind, initial, *deviations):
         digest.update(np.ascontiguousarray(part).tobytes())
     return digest.hexdigest()

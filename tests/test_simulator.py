@@ -10,6 +10,7 @@ import torch
 from pasta_lib.baselines import untrained
 from pasta_lib.choices import BadData, ChoiceData
 from pasta_lib.clip_utility import ClipUtility
+from pasta_lib.deviations import what_and_how_far
 from pasta_lib.panel import Panel
 from pasta_lib.sessions import NONE, UNJUDGED, Sessions, begin, play
 from pasta_lib.simulator import (
@@ -17,6 +18,7 @@ from pasta_lib.simulator import (
     SimulatedUsers,
     beliefs,
     column_worth,
+    deviating,
     draw_users,
     expected_utility,
     fit_to_sessions,
@@ -33,12 +35,13 @@ K, MEMBERS, PROMPTS, WIDTH, CONCEPTS = 3, 40, 5, 6, 4
 def filled(seed=0):
     """A utility whose every parameter says something, and vectors of pictures and prompts."""
     g = torch.Generator().manual_seed(seed)
-    utility = ClipUtility(WIDTH, torch.full((CONCEPTS,), 0.3), K, 5.0, rank=2, n_together=3)
+    usual = torch.full((CONCEPTS,), 0.3)
+    utility = ClipUtility(WIDTH, usual, usual, K, 5.0, torch.tensor([[3, 2], [1, 0]]))
     with torch.no_grad():
         for parameter in utility.parameters():
             parameter += 0.3 * torch.randn(parameter.shape, generator=g)
         utility.tenth_log_scale.fill_(0.0)
-        utility.tenth_log_sharpness.fill_(0.05)
+        utility.tenth_log_share.fill_(-0.05)
     pictures, prompts = (
         torch.cat([torch.randn(n, WIDTH, generator=g), torch.rand(n, CONCEPTS, generator=g)], 1)
         for n in (MEMBERS * 4, PROMPTS)
@@ -150,6 +153,26 @@ def test_types_are_drawn_from_the_prior_and_do_not_hang_on_how_many(made):
     share = np.bincount(users.kind) / 30_000
     assert share == pytest.approx(worth.log_prior.exp().numpy(), abs=0.01)
     assert (draw_users(worth, 100, seed=0).kind == users.kind[:100]).all()
+
+
+def test_people_deviate_from_their_types_in_what_columns_show(made):
+    """Each by their own taste, which hangs on nobody else; what a type likes is not touched."""
+    types, pictures, _, initial, worth = made
+    spread = what_and_how_far(types, 2.0, 0.5, 0.3)
+    plain = draw_users(worth, 20_000, seed=0)
+    users = deviating(plain, pictures, spread)
+    assert users.own.std(0).numpy() == pytest.approx([2, 2, 0.5, 0.5], rel=0.03)
+    assert users.own.mean(0).numpy() == pytest.approx(0, abs=0.05)
+    assert np.corrcoef(users.own.T) == pytest.approx(np.eye(4), abs=0.03)
+    few, others = (deviating(draw_users(worth, 10, seed), pictures, spread) for seed in (0, 1))
+    assert torch.equal(few.own, users.own[:10]) and not torch.equal(few.own, others.own)
+    start = begin(np.arange(3), np.array([5, 0, 19_999]), initial[:3])
+    member = np.array([[1, 2, 3, 4], [4, 4, 0, 39], [7, 8, 9, 10]])
+    more = users.values(start, member) - plain.values(start, member)
+    for s, person in enumerate(start.person):
+        for c in range(4):
+            shows = pictures[member[s, c]][:, [8, 9, 6, 7]].mean(0).numpy()  # concepts 2, 3, 0, 1
+            assert more[s, c] == pytest.approx(shows @ users.own[person].numpy(), abs=1e-5)
 
 
 def test_simulated_people_are_recognised(made):
