@@ -1,8 +1,9 @@
 """Agents that learnt from others: they know the user model, or a critic that was trained on it.
 
-All choose from texts: `peeking` alone looks at what the bank will draw, which no agent can.
-The two agents that learn from nobody are in `baselines`, those that know the truth in
-`world.oracle`.
+All choose from texts, but for `peeking`, which looks at what the bank will draw. That one and
+`told`, which knows each person's type, know what no agent can know; both are greedy, so neither
+bounds an agent that plans. The two agents that learn from nobody are in `baselines`, those that
+know the truth in `world.oracle`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from torch import Tensor
 from pasta_lib.baselines import best_slate
 from pasta_lib.candidates import CATEGORIES, CATEGORY, EACH, Candidates
 from pasta_lib.histories import Reader, Slates
-from pasta_lib.iql import Trained, slate_statistics
+from pasta_lib.iql import Trained, picked
+from pasta_lib.prospects import slates_of
 from pasta_lib.seeds import gumbels
 from pasta_lib.sessions import SLATE, TURNS, Agent, Sessions
 from pasta_lib.simulator import ColumnWorth, beliefs
@@ -44,8 +46,8 @@ def greedy(reader: Reader, noise: float = 0.0, seed: int = 0) -> Agent:
 def curious(reader: Reader, weight: float = 3.0, noise: float = 0.0, seed: int = 0) -> Agent:
     """As `greedy`, plus `weight` · (share of turns to come) · (information in the pick), in nats.
 
-    What a pick would reveal of the type, by `iql.slate_statistics`, over the slates that
-    `promising_slates` gives. Ours: it plans nothing, but asks.
+    What a pick would reveal of the type (`information`), over the slates that `promising_slates`
+    gives. Ours: it plans nothing, but asks.
     """
 
     def some(sessions: Sessions, candidates: Candidates) -> np.ndarray:
@@ -55,12 +57,22 @@ def curious(reader: Reader, weight: float = 3.0, noise: float = 0.0, seed: int =
         score = score + noise * torch.as_tensor(_explore(seed, sessions)).float()
         slates = promising_slates(score)
         row = torch.arange(len(score))[:, None, None]
-        information = slate_statistics(gamma[:, None], texts.worth[:, 0][row, slates])[..., 2]
+        told = information(gamma[:, None], texts.worth[:, 0][row, slates])
         left = 1 - (sessions.turns + 1) / TURNS
-        best = (score[row, slates].mean(2) + weight * left * information).argmax(1)
+        best = (score[row, slates].mean(2) + weight * left * told).argmax(1)
         return slates[torch.arange(len(best)), best].numpy()
 
     return _in_parts(some)
+
+
+def information(belief: Tensor, worth: Tensor) -> Tensor:
+    """Between the pick from a slate and the type, in nats `[...]`, by γ `[..., K]` and f_k
+    `[..., L, K]`: H(pick) - Σ_k γ_k H(pick | k)."""
+    log_p = worth.log_softmax(-2)
+    p, gamma = log_p.exp(), belief[..., None, :]
+    mixed = (p * gamma).sum(-1)
+    surprise = -(mixed * mixed.clamp(min=1e-12).log()).sum(-1)
+    return surprise + (p * log_p * gamma).sum((-2, -1))
 
 
 def peeking(worth: ColumnWorth) -> Agent:
@@ -74,6 +86,18 @@ def peeking(worth: ColumnWorth) -> Agent:
     return agent
 
 
+def told(reader: Reader, kind: np.ndarray) -> Agent:
+    """Greedy on each person's true type, `kind` `[people]`, which nobody tells an agent: what it
+    costs `greedy` to have to find out."""
+
+    def agent(sessions: Sessions, candidates: Candidates) -> np.ndarray:
+        worth = _texts(reader, sessions, candidates).worth[:, 0]
+        mine = torch.as_tensor(kind[sessions.person])[:, None, None]
+        return best_slate(worth.gather(2, mine.expand(-1, worth.shape[1], 1))[..., 0].numpy())
+
+    return agent
+
+
 def iql_agent(trained: Trained, reader: Reader) -> Agent:
     """The slate of the largest Q, the mean of the twin critics.
 
@@ -83,14 +107,14 @@ def iql_agent(trained: Trained, reader: Reader) -> Agent:
 
     @torch.no_grad()
     def some(sessions: Sessions, candidates: Candidates) -> np.ndarray:
-        texts, both, score = _valued(trained, reader, sessions, candidates)
-        if trained.critics[0].revealing is None:
+        gamma = beliefs(reader.column_worth, sessions)
+        texts, score = _valued(trained, reader, sessions, candidates, gamma)
+        if not trained.critics[0].slate_level:
             return best_slate(score.numpy())
         slates = promising_slates(score)  # [S, N, L]
         row = torch.arange(len(score))[:, None, None]
-        worth = texts.worth[:, 0][row, slates][:, None]
-        q = score[row, slates].mean(2)
-        q = q + torch.stack([critic.reveals(h, worth)[:, 0] for critic, h in both]).mean(0)
+        each = (part[:, 0][row, slates] for part in (texts.worth, texts.follows))
+        q = score[row, slates].mean(2) + picked(gamma[:, -1:], *each)
         return slates[torch.arange(len(q)), q.argmax(1)].numpy()
 
     return _in_parts(some)
@@ -102,16 +126,21 @@ def candidate_values(
 ) -> np.ndarray:
     """f of each candidate by itself, the mean of the twin critics, `[S, 25]`: what the slate's
     value is the mean of, but for what a slate-level critic adds."""
-    return _valued(trained, reader, sessions, candidates)[2].numpy()
+    gamma = beliefs(reader.column_worth, sessions)
+    return _valued(trained, reader, sessions, candidates, gamma)[1].numpy()
 
 
-def _valued(trained: Trained, reader: Reader, sessions: Sessions, candidates: Candidates) -> tuple:
-    """Texts, the critics with what they make of the history, and f `[S, 25]`."""
-    history = reader.history(sessions, beliefs(reader.column_worth, sessions))
-    texts = _texts(reader, sessions, candidates)
-    both = [(critic, critic.encoder(history)[:, -1:]) for critic in trained.critics]
-    score = torch.stack([critic.items(h, texts)[:, 0] for critic, h in both]).mean(0)
-    return texts, both, score
+def _valued(
+    trained: Trained, reader: Reader, sessions: Sessions, candidates: Candidates, gamma: Tensor
+) -> tuple[Slates, Tensor]:
+    """Texts, and f `[S, 25]`."""
+    history = reader.history(sessions, gamma)
+    texts = slates_of(
+        reader, trained.prospects, sessions, candidates.member[:, None],
+        candidates.wording[:, None], [TURNS - 1 - sessions.turns],
+    )  # fmt: skip
+    each = [c.items(c.encoder(history)[:, -1:], texts)[:, 0] for c in trained.critics]
+    return texts, torch.stack(each).mean(0)
 
 
 def _in_parts(agent: Agent) -> Agent:

@@ -28,21 +28,25 @@ class History:
     brought: features of the pick and mean ones of what was passed over, better, same, worse, none
     of these, and a one (all zero before the first turn; W = 2 F + 5), or a language model's
     embedding of all that was said so far; `left` `[B, T + 1, 1]`, the share of turns to come;
-    `belief` `[B, T + 1, K]`, the posterior over types.
+    `belief` `[B, T + 1, K]`, the posterior over types; `follows` `[B, T + 1]`, how much more than
+    usual it expects of the slates to come, by what followed such prompts in logs (`prospects`).
     """
 
     prompt: Tensor
     past: Tensor
     left: Tensor
     belief: Tensor
+    follows: Tensor | float = 0.0
 
 
 @dataclass(frozen=True)
 class Slates:
-    """Texts' features `[B, T, C, F]`, and what they may be worth to each type `[B, T, C, K]`."""
+    """Texts' features `[B, T, C, F]`, what they may be worth to each type `[B, T, C, K]`, and how
+    much more than usual follows, to each type, if they are picked (`prospects`)."""
 
     text: Tensor
     worth: Tensor
+    follows: Tensor | float = 0.0
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,17 @@
 """Implicit Q-learning over slates: what a slate is worth for the rest of a session, from logs.
 
-    Q(h, P)  = mean_{p in P} f(h, p)                               additive; PASTA
-    Q(h, P)  = mean_{p in P} f(h, p) + g(h, what P may reveal)     slate-level; ours
+    Q(h, P)  = b(h) + mean_{p in P} f(h, p)                      additive; PASTA
+    Q(h, P)  = b(h) + mean_{p in P} f(h, p) + g(h, P)            slate-level; ours
     L_V      = E |α - 1(u < 0)| u²,  u = min Q̂(h, P) - V(h)        Kostrikov et al. 2022; PASTA
     L_Q      = E (r + V(h') - Q(h, P))²,  V = 0 after the last turn
 
 There is no policy to extract: an agent shows the slate of the largest Q. A recurrent network reads
 the history h: prompts, picks and judgements. With `belief`, the posterior over types and what each
-type would think of a text are inputs as well (ours).
+type would think of a text are inputs as well (ours). Then f begins as what the posterior expects of
+a text, now and in what followed such picks in the logs, and V as what followed from the prompt that
+stands (`prospects`). How well a session goes whatever is shown, b has to itself (dueling; Wang et
+al. 2016). What an additive critic can't say, g does: who picks what, and so what follows
+(`picked`).
 """
 
 from __future__ import annotations
@@ -30,8 +34,10 @@ from tqdm.auto import tqdm
 
 from pasta_lib.choices import BadData
 from pasta_lib.histories import History, Reader, Slates
+from pasta_lib.prospects import fit_prospects, from_here, slates_of
 from pasta_lib.sessions import Sessions
 from pasta_lib.simulator import beliefs
+from pasta_lib.text_worth import TextWorth, filled
 
 
 @dataclass(frozen=True)
@@ -74,82 +80,73 @@ class Value(nn.Module):
         self.head = _head(self.encoder.width, config.hidden)
 
     def forward(self, history: History) -> Tensor:
-        return self.head(self.encoder(history))[..., 0]
+        return history.follows + self.head(self.encoder(history))[..., 0]
 
 
 class Critic(nn.Module):
     """Q(h, P) `[B, T]` of the slates of T turns.
 
-    With `belief` it begins as what the posterior expects of the slate now, and learns the rest.
+    With `belief` it begins as what the posterior expects of the slate, now and in what follows, and
+    learns the rest.
     """
 
     def __init__(self, n_features: int, n_past: int, n_types: int, config: IQLConfig) -> None:
-        """Raises ValueError for a slate-level critic without `belief`: nothing to reveal."""
+        """Raises ValueError for a slate-level critic without `belief`: who would pick what?"""
         if config.slate_level and not config.belief:
             raise ValueError("A slate-level critic needs belief=True.")
         super().__init__()
         self.encoder, self.n_types = HistoryEncoder(n_features, n_past, n_types, config), n_types
         width = self.encoder.width + n_features + config.belief * (n_types + 1)
+        self.state = _head(self.encoder.width, config.hidden)
         self.head = _head(width, config.hidden)
-        self.revealing = _head(len(STATISTICS) + 2, config.hidden) if config.slate_level else None
-        for head in (self.head, self.revealing):
-            if head is not None:
-                nn.init.zeros_(head[-1].weight)
-                nn.init.zeros_(head[-1].bias)
-        self.register_buffer("usual", torch.zeros(len(STATISTICS)))  # of statistics: mean, spread
-        self.register_buffer("spread", torch.ones(len(STATISTICS)))
+        self.slate_level = config.slate_level
+        for head in (self.state, self.head):
+            nn.init.zeros_(head[-1].weight)
+            nn.init.zeros_(head[-1].bias)
 
     def forward(self, history: History, slates: Slates) -> Tensor:
-        h = self.encoder(history)[:, : slates.text.shape[1]]
-        q = self.items(h, slates).mean(2)
-        return q if self.revealing is None else q + self.reveals(h, slates.worth)
+        turns = slates.text.shape[1]
+        h = self.encoder(history)[:, :turns]
+        q = self.state(h)[..., 0] + self.items(h, slates).mean(2)
+        if not self.slate_level:
+            return q
+        return q + picked(history.belief[:, :turns], slates.worth, slates.follows)
 
     def items(self, h: Tensor, slates: Slates) -> Tensor:
         """f(h, p) `[B, T, C]` of texts, from h `[B, T, H]`."""
         parts = [h[:, :, None].expand(-1, -1, slates.text.shape[2], -1), slates.text]
         if not self.encoder.belief:
             return self.head(torch.cat(parts, -1))[..., 0]
-        expected = (slates.worth * h[:, :, None, -self.n_types :]).sum(-1, keepdim=True)
-        return (expected + self.head(torch.cat([*parts, slates.worth, expected], -1)))[..., 0]
+        belief = h[:, :, None, -self.n_types :]
+        now = (slates.worth * belief).sum(-1, keepdim=True)
+        later = (slates.follows * belief).sum(-1)
+        return later + (now + self.head(torch.cat([*parts, slates.worth, now], -1)))[..., 0]
 
-    def reveals(self, h: Tensor, worth: Tensor) -> Tensor:
-        """g `[B, T, ...]` of slates, from `Slates.worth` of their texts `[B, T, ..., L, K]`."""
-        h = h.reshape(*h.shape[:2], *[1] * (worth.ndim - 4), -1)
-        belief, left = h[..., -self.n_types :], h[..., -self.n_types - 1, None]
-        statistics = (slate_statistics(belief, worth) - self.usual) / self.spread
-        more = [v.expand(*statistics.shape[:-1], 1) for v in (left, belief.amax(-1, keepdim=True))]
-        return self.revealing(torch.cat([statistics, *more], -1))[..., 0]
+
+def picked(belief: Tensor, worth: Tensor, follows: Tensor) -> Tensor:
+    """g `[...]` of slates, by what texts are `worth` and what `follows` them `[..., L, K]`: by how
+    much more follows if types pick what they like than if picks are even, as in f.
+
+    g = Σ_k γ_k Σ_p (P(p | k, P) - 1/L) U_k(p). With f's even part that is what the posterior γ'
+    after the pick will expect, for P(p | P) γ'_k = γ_k P(p | k, P).
+    """
+    shares = worth.softmax(-2) - 1 / worth.shape[-2]
+    return (shares * follows * belief[..., None, :]).sum((-2, -1))
 
 
 def _head(width: int, hidden: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, 1))
 
 
-STATISTICS = ("expected utility", "expected utility of the pick", "information in the pick")
-
-
-def slate_statistics(belief: Tensor, worth: Tensor) -> Tensor:
-    """STATISTICS `[..., 3]` of slates, by γ `[..., K]` and f_k `[..., L, K]`.
-
-    The last is the information between pick and type, H(pick) - Σ_k γ_k H(pick | k), in nats.
-    """
-    log_p = worth.log_softmax(-2)
-    p, gamma = log_p.exp(), belief[..., None, :]
-    mixed = (p * gamma).sum(-1)
-    surprise = -(mixed * mixed.clamp(min=1e-12).log()).sum(-1)
-    expected = -(p * log_p * gamma).sum((-2, -1))
-    mean = (worth * gamma).sum(-1).mean(-1)
-    picked = (p * worth * gamma).sum((-2, -1))
-    return torch.stack([mean, picked, surprise - expected], -1)
-
-
 @dataclass(frozen=True)
 class Trained:
-    """Twin critics, V, and the log: a row every hundred steps."""
+    """Twin critics, V, the log (a row every hundred steps), and what critics of beliefs begin
+    with (`prospects`)."""
 
     critics: nn.ModuleList
     value: nn.Module
     log: list[dict[str, float]]
+    prospects: TextWorth | None = None
 
 
 def train_iql(
@@ -167,42 +164,46 @@ def train_iql(
     The reward is the slate's utility as the user model sees it, from which the mean is taken: that
     leaves the best slates the same. See `learn` for `checkpoint`.
     """
+    prospects = None
+    if config.belief:
+        prospects = fit_prospects(sessions, reader, seed=seed, progress=progress)
     belief = beliefs(reader.column_worth, sessions)
     value, critics = new_networks(*reader.sizes, config, seed)
     reward = torch.as_tensor(reward, dtype=torch.float32)
     reward = reward - reward.mean()
-    worth = _worth_of_texts(reader, sessions)
-    _standardise(critics, belief[:, :-1], worth)
+    worth, follows, stands = _read(reader, prospects, sessions, belief)
 
     def batch(rows: Tensor) -> tuple[History, Slates, Tensor]:
         some = sessions.select(rows.numpy())
-        slates = Slates(reader.texts(some.member, some.wording), worth[rows])
-        return reader.history(some, belief[rows]), slates, reward[rows]
+        slates = Slates(reader.texts(some.member, some.wording), worth[rows], follows[rows])
+        history = dataclasses.replace(reader.history(some, belief[rows]), follows=stands[rows])
+        return history, slates, reward[rows]
 
     digest = hashlib.sha256()
-    for part in (reward, belief, worth):
+    few = reader.history(sessions.select(np.arange(min(64, len(reward)))), belief[:64]).past
+    for part in (reward, belief, worth, follows, stands, few):
         digest.update(part.contiguous().numpy())
-    return learn(
+    trained = learn(
         value, critics, batch, len(reward), seed=seed, config=config, checkpoint=checkpoint,
         of=digest.hexdigest(), progress=progress,
     )  # fmt: skip
+    return dataclasses.replace(trained, prospects=prospects)
 
 
-def _worth_of_texts(reader: Reader, sessions: Sessions, at_once: int = 2048) -> Tensor:
-    """What the texts of all slates may be worth to each type `[S, T, L, K]`, read once."""
-    parts = [
-        sessions.select(np.arange(begin, min(begin + at_once, len(sessions.session))))
-        for begin in range(0, len(sessions.session), at_once)
-    ]
-    return torch.cat([reader.slates(part, part.member, part.wording).worth for part in parts])
-
-
-def _standardise(critics: nn.ModuleList, belief: Tensor, worth: Tensor) -> None:
-    """Statistics of slates in units of their spread, from some thousand sessions."""
-    some = slice(0, None, 1 + len(belief) // 4096)
-    found = slate_statistics(belief[some], worth[some]).flatten(0, 1)
-    for critic in critics:
-        critic.usual, critic.spread = found.mean(0), found.std(0).nan_to_num(1.0).clamp(min=1e-3)
+def _read(
+    reader: Reader, prospects: TextWorth | None, sessions: Sessions, belief: Tensor, at_once=2048
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`Slates.worth` and `.follows` of all slates, and `History.follows`, some at a time."""
+    out = []
+    for rows in torch.arange(len(belief)).split(at_once):
+        part = sessions.select(rows.numpy())
+        left = list(range(part.turns))[::-1]
+        slates = slates_of(reader, prospects, part, part.member, part.wording, left)
+        stands = torch.zeros(belief[rows].shape[:2])
+        if prospects is not None:
+            stands = from_here(reader, prospects, part, belief[rows])
+        out.append((slates.worth, slates.follows, stands))
+    return tuple(torch.cat(parts) for parts in zip(*out, strict=True))
 
 
 def new_networks(
@@ -238,8 +239,11 @@ def learn(
     generator = torch.Generator().manual_seed(seed)
     targets = copy.deepcopy(critics).requires_grad_(False)
     networks = nn.ModuleDict({"value": value, "critics": critics, "targets": targets})
-    learnt = [*value.parameters(), *critics.parameters()]
-    adam = torch.optim.AdamW(learnt, config.learning_rate, weight_decay=config.weight_decay)
+    adam = torch.optim.AdamW(
+        [*value.parameters(), *critics.parameters()],
+        config.learning_rate,
+        weight_decay=config.weight_decay,
+    )
     run = json.dumps([dataclasses.asdict(config), seed, n, of])
     done, log = _resume(checkpoint, networks, adam, generator, run)
     for step in tqdm(range(done, config.steps), disable=not progress, unit="step", desc="IQL"):
@@ -306,19 +310,28 @@ def _resume(path, networks: nn.Module, adam, generator, run: str) -> tuple[int, 
 def save_trained(trained: Trained, path: str | Path) -> None:
     """The networks' parameters, as safetensors in half precision."""
     networks = nn.ModuleDict({"value": trained.value, "critics": trained.critics})
+    if trained.prospects is not None:
+        networks["prospects"] = trained.prospects
     part = Path(path).with_suffix(".part")
     tensors = {k: v.half().contiguous() for k, v in networks.state_dict().items()}
-    save_file(tensors, part, {"log": json.dumps(trained.log)})
+    level = trained.critics[0].slate_level
+    save_file(tensors, part, {"log": json.dumps(trained.log), "slate_level": json.dumps(level)})
     part.replace(path)
 
 
 def load_trained(
     path: str | Path, n_features: int, n_past: int, n_types: int, config: IQLConfig
 ) -> Trained:
-    """As `save_trained` wrote it, by the same `config`. Raises RuntimeError for another one's."""
+    """As `save_trained` wrote it, by the same `config`. Raises `BadData` or RuntimeError for
+    another one's."""
     value, critics = new_networks(n_features, n_past, n_types, config)
     with safe_open(path, "pt") as file:
         log = json.loads(file.metadata()["log"])
+        if json.loads(file.metadata()["slate_level"]) != config.slate_level:
+            raise BadData(f"{path} is not of slate_level={config.slate_level}, but of the other.")
         tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+    begins = "prospects."
+    found = {k.removeprefix(begins): tensors.pop(k) for k in list(tensors) if k.startswith(begins)}
     nn.ModuleDict({"value": value, "critics": critics}).load_state_dict(tensors)
-    return Trained(critics.requires_grad_(False).eval(), value.requires_grad_(False).eval(), log)
+    critics, value = critics.requires_grad_(False).eval(), value.requires_grad_(False).eval()
+    return Trained(critics, value, log, filled(found) if found else None)

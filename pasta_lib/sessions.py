@@ -54,11 +54,17 @@ class Sessions:
         """The member that was picked last, before each turn and now, `[S, T + 1]`; -1: none."""
         return self._of_last_pick(self.member, self.last_pick(), -1)
 
+    def prompts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Member and wording `[S, T + 1]` of the prompt that stands before each turn and now: the
+        last pick, or the initial."""
+        turn = self.last_pick()
+        member = self._of_last_pick(self.member, turn, self.initial[:, None])
+        return member, self._of_last_pick(self.wording, turn, 0)
+
     def current(self) -> tuple[np.ndarray, np.ndarray]:
-        """Member and wording `[S]` of the prompt that stands now: the last pick, or the initial."""
-        now = self.last_pick()[:, -1:]
-        member = self._of_last_pick(self.member, now, self.initial[:, None])
-        return member[:, 0], self._of_last_pick(self.wording, now, 0)[:, 0]
+        """Member and wording `[S]` of the prompt that stands now."""
+        member, wording = self.prompts()
+        return member[:, -1], wording[:, -1]
 
     def _of_last_pick(self, shown: np.ndarray, turn: np.ndarray, nothing) -> np.ndarray:
         """What of slates' `shown` `[S, T, 4]` was picked in turns `[S, N]`; -1: `nothing`."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pasta_lib.candidates import wordings
-from pasta_lib.concepts import Concepts, called_for
+from pasta_lib.concepts import Concepts
 from pasta_lib.encoders import ClipEncoder
 
 
@@ -28,7 +28,7 @@ class TextWorthConfig:
     """How the regression is trained. Ours."""
 
     hidden: int = 256
-    epochs: int = 4
+    steps: int = 500  # twelve epochs of all raters' columns; fewer columns need as many steps
     batch: int = 4096
     learning_rate: float = 4e-3  # at its height, of a one-cycle schedule
 
@@ -58,39 +58,50 @@ def fit_text_worth(
     worth: Tensor,
     *,
     seed: int,
+    weight: Tensor | None = None,
     config: TextWorthConfig = TextWorthConfig(),
     progress: bool = True,
+    said: str = "worth of texts",
 ) -> TextWorth:
     """Least squares on N columns that were drawn.
 
-    `prompt`, `text` long `[N]`, rows of `features` `[V, F]`; `worth` `[N, K]`, R_k of the pictures.
-    Memory: a batch at a time.
+    `prompt`, `text` long `[N]`, rows of `features` `[V, F]`; `worth` `[N, K]`, R_k of the pictures,
+    which count by `weight` `[N, K]`. Memory: a batch at a time.
     """
+    weight = torch.ones_like(worth) if weight is None else weight
+    count = weight.sum(0).clamp(min=1e-9)
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = TextWorth(features.shape[1], worth.shape[1], config.hidden)
-    model.mean, model.deviation = worth.mean(0), worth.std()
-    steps = max(1, config.epochs * len(text) // config.batch)
+    model.mean = (weight * worth).sum(0) / count
+    model.deviation = ((weight * (worth - model.mean).square()).sum() / weight.sum()).sqrt()
     optimiser = torch.optim.AdamW(model.parameters(), weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, config.learning_rate, total_steps=steps
+        optimiser, config.learning_rate, total_steps=config.steps
     )
-    for _ in tqdm(range(steps), disable=not progress, unit="step", desc="worth of texts"):
+    for _ in tqdm(range(config.steps), disable=not progress, unit="step", desc=said):
         rows = torch.randint(len(text), (config.batch,), generator=generator)
-        error = model(features[prompt[rows]], features[text[rows]]) - worth[rows]
+        error = (
+            model(features[prompt[rows]], features[text[rows]]) - worth[rows]
+        ) / model.deviation
         optimiser.zero_grad()
-        (error / model.deviation).square().mean().backward()
+        (weight[rows] * error.square()).mean().backward()
         optimiser.step()
         schedule.step()
     return model.requires_grad_(False)
 
 
 def text_features(encoder: ClipEncoder, concepts: Concepts, texts: list[str]) -> Tensor:
-    """What texts call for, `[N, V]` (see `concepts.called_for`)."""
+    """By how much more than usual texts call for concepts, `[N, V]`: max(0, log(P / usual)) / 3.
+
+    Pointwise mutual information (Church and Hanks 1990), clipped at zero, and divided by 3 to be of
+    order one. Not the user model's `called_for`, which says how much of a call is *due* to the text
+    and so is near one for all that is asked for at all: a regression wants to know how much."""
     with torch.no_grad():
         vectors = torch.as_tensor(encoder.encode_texts(texts))
-        return called_for(concepts(vectors)[..., vectors.shape[1] :], concepts.usual)
+        asked = concepts(vectors)[..., vectors.shape[1] :]
+        return (asked / concepts.usual).clamp(min=1).log() / 3
 
 
 def features_of_wordings(encoder: ClipEncoder, concepts: Concepts) -> Tensor:
@@ -108,7 +119,11 @@ def save_text_worth(model: TextWorth, path: str | Path) -> None:
 
 def load_text_worth(path: str | Path) -> TextWorth:
     """As `save_text_worth` wrote it."""
-    state = {k: v.float() for k, v in load_file(path).items()}
+    return filled({k: v.float() for k, v in load_file(path).items()})
+
+
+def filled(state: dict[str, Tensor]) -> TextWorth:
+    """One of these parameters."""
     hidden, inputs = state["net.0.weight"].shape
     model = TextWorth(inputs // 3, len(state["mean"]), hidden)
     model.load_state_dict(state)

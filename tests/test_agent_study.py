@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +24,9 @@ from pasta_lib.world.reachable import reachable
 from pasta_lib.world.scenes import IDEA
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data" / "makers"))
+import make_agents
 from make_agents import AgentsConfig, Study, summary, what_came
+from make_agents_from_few import FewConfig, StudyOfFew
 
 POPULATIONS = (0, 1, 2)
 RESULTS = {p: json.loads((AGENTS_DIR / f"results_{p}.json").read_text()) for p in POPULATIONS}
@@ -151,4 +154,48 @@ def test_results_of_other_files_are_refused(tmp_path):
     for again in (lambda: study.try_out("greedy"), lambda: what_came(study)):
         with pytest.raises(BadData, match="made otherwise: remove"):
             again()
-    assert study.made("both/slate/0") != study.made("both/additive/0")
+
+
+def test_a_fingerprint_holds_all_that_agents_are_made_from(tmp_path, monkeypatch):
+    study = Study(AgentsConfig(), tmp_path)
+    found = {study.made("both/slate/0"), study.made("both/additive/0"), study.made("greedy")}
+    changes = {
+        (make_agents, "spread_found"): lambda population: {"what": 0.1, "how": 0.1, "met": 0.1},
+        (make_agents, "types_path"): lambda population, k: agent_study.types_path(1, k),
+        (make_agents, "TextWorthConfig"): lambda: "otherwise",
+        (make_agents, "TrajectoryConfig"): lambda: "otherwise",
+        (make_agents, "BEHAVIOURS"): {"greedy": (None, 2.0, 11)},
+        (make_agents, "USER_MODEL_DIR"): AGENTS_DIR,
+        (Study, "raters_folder"): tmp_path,
+    }
+    (tmp_path / "sessions_0.parquet").write_bytes(b"others")
+    for (where, name), other in changes.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(where, name, other)
+            found.add(Study(AgentsConfig(), tmp_path).made("greedy"))
+    assert len(found) == 3 + len(changes)
+    assert study.made("greedy") in found
+
+
+def test_nobody_is_a_rater_and_a_simulated_user(tmp_path, monkeypatch):
+    """Both are numbered from zero; together, each person's sessions are their own."""
+    study = Study(AgentsConfig(), tmp_path)
+    raters = study.raters.select(np.arange(9))
+    study.raters, study.simulated = raters, raters.select(np.arange(3, 9))
+    monkeypatch.setattr(make_agents, "expected_utility", lambda worth, sessions: sessions.chosen)
+    study.reader = SimpleNamespace(column_worth=None)
+    both, _ = study.data("both")
+    assert (both.person[:9] == raters.person).all()
+    assert not set(both.person[:9]) & set(both.person[9:])
+    pairs = both.person[9:, None] == both.person[9:]
+    assert (pairs == (raters.person[3:, None] == raters.person[3:])).all()
+    assert (study.data("simulated")[0].person == raters.person[3:]).all()
+
+
+def test_an_agent_of_few_sessions_writes_nothing_that_is_shipped(tmp_path):
+    """It reads fewer people, and what it finds lies below its own folder."""
+    study = StudyOfFew(FewConfig(build=str(tmp_path)), 300, 1)
+    assert study.text_worth_path(8).is_relative_to(tmp_path)
+    assert study.trajectories_folder.is_relative_to(tmp_path)
+    assert len(study.raters.session) == 300 and len(study.people) == 100
+    assert study.made("greedy") != StudyOfFew(FewConfig(build=str(tmp_path)), 300, 2).made("greedy")

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import combinations
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,18 +11,26 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import GPT2Config, GPT2Model, PreTrainedTokenizerFast
 
-from pasta_lib.agents import curious, greedy, iql_agent, peeking, promising_slates
+from pasta_lib.agents import (
+    curious,
+    greedy,
+    information,
+    iql_agent,
+    peeking,
+    promising_slates,
+    told,
+)
 from pasta_lib.baselines import best_slate, untrained
 from pasta_lib.candidates import CATEGORY, propose, wordings
 from pasta_lib.histories import Reader, language_reader, transcripts
 from pasta_lib.iql import (
     IQLConfig,
     Trained,
-    _worth_of_texts,
+    _read,
     new_networks,
-    slate_statistics,
     train_iql,
 )
+from pasta_lib.prospects import history_of, slates_of
 from pasta_lib.sessions import NONE, Sessions, begin, play
 from pasta_lib.simulator import ColumnWorth, SimulatedUsers, beliefs
 from pasta_lib.text_worth import (
@@ -30,12 +39,14 @@ from pasta_lib.text_worth import (
     fit_text_worth,
     load_text_worth,
     save_text_worth,
+    text_features,
 )
 from pasta_lib.world import oracle, raters
 from pasta_lib.world.people import PART, draw_law, draw_population
 from pasta_lib.world.reachable import reachable
 
 K, N, F = 3, 40, 5
+PER_TURN = ("member", "wording", "category", "chosen", "versus_last")
 INITIAL = np.array([2, 70, 500])
 EVERY_SLATE = np.array([s for s in combinations(range(25), 4) if len(set(CATEGORY[list(s)])) == 4])
 
@@ -75,7 +86,12 @@ def trained(slate_level, seed=0):
         for critic in critics:
             for parameter in critic.parameters():
                 parameter *= 3
-    return Trained(critics.requires_grad_(False), value.requires_grad_(False), [])
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        prospects = TextWorth(F, 4 * K, hidden=8).requires_grad_(False)
+    prospects.net[-1].weight *= 10
+    prospects.deviation.fill_(10.0)
+    return Trained(critics.requires_grad_(False), value.requires_grad_(False), [], prospects)
 
 
 def agents(reader):
@@ -86,6 +102,7 @@ def agents(reader):
         "additive": iql_agent(trained(False), reader),
         "slate-level": iql_agent(trained(True), reader),
         "peeking": peeking(reader.column_worth),
+        "told": told(reader, np.arange(N) % K),
     }
 
 
@@ -125,41 +142,86 @@ def test_greedy_takes_what_the_posterior_expects_most(reader, moment):
         assert set(slate[s]) == set(best)
 
 
-def test_a_slate_level_critic_takes_the_best_that_it_searched(reader, moment):
-    """Against Q worked out slate by slate through the critics' own forward pass."""
+def test_who_is_told_the_type_takes_what_it_likes_most(reader, moment):
     sessions, candidates = moment
-    agent, critics = iql_agent(trained(True), reader), trained(True).critics
-    slate = agent(sessions, candidates)
-    history = reader.history(sessions, beliefs(reader.column_worth, sessions))
+    kind = np.random.default_rng(2).integers(K, size=N)
+    slate = told(reader, kind)(replace(sessions, person=sessions.person[::-1].copy()), candidates)
+    for s in range(0, N, 7):
+        text = reader.features[candidates.member[s], candidates.wording[s]]
+        each = reader.text_worth(reader.features[sessions.initial[s], 0], text)[:, kind[N - 1 - s]]
+        best = max(EVERY_SLATE.tolist(), key=lambda c, each=each: each[c].sum())
+        assert set(slate[s]) == set(best)
+
+
+def test_a_slate_level_critic_takes_the_best_that_it_searched(reader, moment):
+    """Against Q worked out slate by slate, pick by pick: the posterior after each by Bayes' rule,
+    and what it expects to follow."""
+    sessions, candidates = moment
+    made = trained(True)
+    critics, slate = made.critics, iql_agent(made, reader)(sessions, candidates)
+    gamma = beliefs(reader.column_worth, sessions)
+    history = reader.history(sessions, gamma)
     for s in (0, 11, 23):
         h = [critic.encoder(history)[s : s + 1, -1:] for critic in critics]
         one = sessions.select(np.array([s]))
-        texts = reader.slates(
-            one, candidates.member[[s]][:, None], candidates.wording[[s]][:, None]
-        )
+        words = candidates.member[[s]][:, None], candidates.wording[[s]][:, None]
+        texts = slates_of(reader, made.prospects, one, *words, [2])  # two turns are left
         score = torch.stack([c.items(x, texts)[0, 0] for c, x in zip(critics, h, strict=True)])
         slates = promising_slates(score.mean(0, keepdim=True))[0]
-        q = torch.stack([
-            torch.stack([score[i, t].mean() + c.reveals(h[i], texts.worth[:, :, t])[0, 0]
-                         for i, c in enumerate(critics)]).mean()
-            for t in slates
-        ])  # fmt: skip
-        assert set(slate[s]) == set(slates[q.argmax()].tolist())
+        follows, q = texts.follows[0, 0], []
+        for t in slates:
+            joint = texts.worth[0, 0, t].softmax(0) * gamma[s, -1]  # of pick and type
+            after = joint / joint.sum(1, keepdim=True)
+            expected = (joint.sum(1) * (after * follows[t]).sum(1)).sum()
+            q.append(score[:, t].mean() - (follows[t] @ gamma[s, -1]).mean() + expected)
+        assert set(slate[s]) == set(slates[torch.stack(q).argmax()].tolist())
+    additive = iql_agent(trained(False), reader)(sessions, candidates)
+    assert (np.sort(slate, 1) != np.sort(additive, 1)).any()  # what follows picks has a say
 
 
 def test_a_critics_value_of_a_slate_is_what_its_parts_say(reader, moment):
     sessions, _ = moment
     history = reader.history(sessions, beliefs(reader.column_worth, sessions))
-    slates = reader.slates(sessions, sessions.member, sessions.wording)
-    critic = trained(True).critics[0]
+    critic, prospects = trained(True).critics[0], trained(True).prospects
+    slates = slates_of(reader, prospects, sessions, sessions.member, sessions.wording, [4, 3])
     h = critic.encoder(history)[:, :2]
-    expected = critic.items(h, slates).mean(2)
-    statistics = slate_statistics(history.belief[:, :2], slates.worth)
-    more = torch.cat(
-        [statistics, history.left[:, :2], history.belief[:, :2].amax(2, keepdim=True)], 2
-    )
-    expected = expected + critic.revealing(more)[..., 0]
-    assert torch.allclose(critic(history, slates), expected, atol=1e-5)
+    bare = replace(slates, follows=torch.zeros_like(slates.follows))
+    expected = critic.state(h)[..., 0] + critic.items(h, bare).mean(2)
+    assert torch.allclose(critic(history, bare), expected, atol=1e-5)
+    picked = slates.worth.softmax(2)  # what follows: of each type's picks
+    later = (picked * slates.follows * history.belief[:, :2, None]).sum((2, 3))
+    assert torch.allclose(critic(history, slates), expected + later, atol=1e-5)
+    additive = trained(False).critics[0]  # of each text alike
+    later = (slates.follows * history.belief[:, :2, None]).sum(3).mean(2)
+    assert torch.allclose(additive(history, slates), additive(history, bare) + later, atol=1e-5)
+
+
+def test_v_begins_with_what_followed_from_the_prompt_that_stands(reader, moment):
+    sessions, _ = moment
+    made, belief = trained(True), beliefs(reader.column_worth, sessions)
+    history = history_of(reader, made.prospects, sessions, belief)
+    plain = reader.history(sessions, belief)
+    assert torch.allclose(made.value(history) - made.value(plain), history.follows, atol=1e-5)
+    assert (history.follows[:, 0] == 0).all()
+    chosen = sessions.chosen.copy()
+    chosen[:20, 0] = NONE  # then the initial prompt stands, of which nobody knows what follows
+    skipped = replace(sessions, chosen=chosen)
+    found = history_of(reader, made.prospects, skipped, belief).follows
+    assert (found[:20, 1] == 0).all() and (found[:20, 2] == history.follows[:20, 2]).all()
+    for s in range(0, N, 5):
+        for t in (1, 2):  # of five; after the first four slates follow
+            before = sessions.select(np.array([s]))
+            before = replace(before, **{k: getattr(before, k)[:, :t] for k in PER_TURN})
+            (member,), (wording,) = before.current()
+            each = (
+                made.prospects(
+                    reader.features[sessions.initial[s], 0], reader.features[member, wording]
+                )
+                - made.prospects.mean
+            )
+            n = 5 - t
+            expected = n * each.reshape(4, K)[n - 1] @ belief[s, t]
+            assert history.follows[s, t].item() == pytest.approx(expected.item(), abs=1e-4)
 
 
 def test_nobody_looks_at_pictures_before_they_are_drawn(reader, moment):
@@ -209,6 +271,22 @@ def test_histories_tell_what_happened_before_and_not_what_comes(reader, moment):
     assert not torch.allclose(history.belief[:, 1], history.belief[:, 2], atol=1e-2)
 
 
+def test_what_a_pick_would_reveal():
+    """Types that pick apart: all of the belief's entropy. Types that agree: nothing."""
+    belief = torch.tensor([0.5, 0.25, 0.25])
+    apart = torch.zeros(4, 3)
+    apart[[0, 1, 2], [0, 1, 2]] = 60.0
+    assert information(belief, apart).item() == pytest.approx(1.5 * np.log(2), abs=1e-4)
+    alike = torch.randn(4, 1).expand(4, 3)
+    assert information(belief, alike).item() == pytest.approx(0, abs=1e-5)
+    worth = torch.randn(7, 4, 3, generator=torch.Generator().manual_seed(0))
+    for got, one in zip(information(belief, worth), worth, strict=True):
+        joint = one.double().softmax(0) * belief  # [L, K]
+        marginal = joint.sum(1, keepdim=True) * belief
+        expected = (joint * (joint / marginal).log()).sum()
+        assert got.item() == pytest.approx(expected.item(), abs=1e-5)
+
+
 def test_the_curious_agent_asks_where_it_knows_nothing(reader, moment):
     """Against every slate it searched: expected utility, and what the pick would tell."""
     sessions, candidates = moment
@@ -219,14 +297,14 @@ def test_the_curious_agent_asks_where_it_knows_nothing(reader, moment):
         words = (part[[s]][:, None] for part in (candidates.member, candidates.wording))
         worth = reader.slates(one, *words).worth[0, 0]
         slates = promising_slates((worth @ gamma[s])[None])[0]
-        statistics = slate_statistics(gamma[s], worth[slates])
-        score = statistics[:, 0] + 5.0 * 0.4 * statistics[:, 2]  # two of five turns to come after
+        now = (worth[slates] @ gamma[s]).mean(1)
+        score = now + 5.0 * 0.4 * information(gamma[s], worth[slates])  # two of five turns to come
         assert set(slate[s]) == set(slates[score.argmax()].tolist())
 
 
 def test_a_critic_learns_from_the_turns_of_its_sessions(reader, monkeypatch):
-    """Rewards, slates and beliefs of a batch are of the same sessions and turns; before training
-    an agent is the greedy one, whichever its critic."""
+    """Rewards, slates and beliefs of a batch are of the same sessions and turns; before training,
+    and without what followed in the logs, an agent is the greedy one, whichever its critic."""
     users = SimulatedUsers(reader.column_worth, np.arange(N) % K, 0)
     sessions = play(started(), untrained(1), users, 0)
     reward = np.arange(N * 5.0).reshape(N, 5)
@@ -250,16 +328,19 @@ def test_a_critic_learns_from_the_turns_of_its_sessions(reader, monkeypatch):
     begun = started()
     offered = propose(begun.initial, *begun.current(), np.zeros((N, 0), int), begun.session, 0)
     for new in fresh.values():
-        same = np.sort(iql_agent(new, reader)(begun, offered), 1)
+        same = np.sort(iql_agent(replace(new, prospects=None), reader)(begun, offered), 1)
         assert (same == np.sort(greedy(reader)(begun, offered), 1)).all()
     every = reader.slates(sessions, sessions.member, sessions.wording)
     assert torch.allclose(slates.worth, every.worth[[7, 3]])
-    assert torch.allclose(_worth_of_texts(reader, sessions, at_once=5), every.worth)
-    statistics = slate_statistics(
-        beliefs(reader.column_worth, sessions)[:, :-1], every.worth
-    ).flatten(0, 1)
-    assert torch.allclose(fresh[True].critics[0].usual, statistics.mean(0), atol=1e-5)
-    assert torch.allclose(fresh[True].critics[0].spread, statistics.std(0).clamp(min=1e-3))
+    prospects, belief = fresh[True].prospects, beliefs(reader.column_worth, sessions)
+    worth, follows, stands = _read(reader, prospects, sessions, belief, at_once=5)
+    assert torch.allclose(worth, every.worth)
+    words = sessions.member, sessions.wording
+    every = slates_of(reader, prospects, sessions, *words, [4, 3, 2, 1, 0])
+    assert torch.allclose(follows, every.follows) and (follows[:, 4] == 0).all()
+    assert torch.allclose(slates.follows, follows[[7, 3]])
+    assert torch.allclose(history.follows, stands[[7, 3]])
+    assert torch.allclose(stands, history_of(reader, prospects, sessions, belief).follows)
 
 
 @pytest.fixture(scope="module")
@@ -306,6 +387,24 @@ def test_a_language_model_reads_histories(reader, moment, small_language_model):
     assert (np.diff(np.sort(CATEGORY[slate], 1)) > 0).all()
 
 
+def test_what_texts_call_for_by_hand():
+    """Twice as likely as usual, as usual, and less."""
+    encoder = SimpleNamespace(encode_texts=lambda texts: np.array([[0.2], [0.1]])[: len(texts)])
+
+    class Words(nn.Module):
+        usual = torch.tensor([0.1, 0.4])
+
+        def forward(self, vectors):
+            return torch.cat([vectors, vectors, 0.4 + vectors], 1)
+
+    found = text_features(encoder, Words(), ["a fox", "a cat"])
+    assert found.numpy() == pytest.approx(
+        np.array([[np.log(2), np.log(1.5)], [0, np.log(1.25)]]) / 3
+    )
+    Words.usual = torch.tensor([0.3, 0.7])
+    assert text_features(encoder, Words(), ["a fox"]).tolist() == [[0, 0]]
+
+
 def test_what_texts_are_worth_is_learnt(tmp_path):
     """From a rule that depends on both texts, on pairs that were not learnt from."""
     g = torch.Generator().manual_seed(0)
@@ -314,7 +413,7 @@ def test_what_texts_are_worth_is_learnt(tmp_path):
     a, b = features[prompt], features[text]
     worth = torch.stack([3 * b[:, 0] * a[:, 1] - 2, 2 * b[:, 2] - a[:, 3]], 1)
     noisy = worth + 0.3 * torch.randn(worth.shape, generator=g)
-    config = TextWorthConfig(hidden=64, epochs=20, batch=1024)
+    config = TextWorthConfig(hidden=64, steps=312, batch=1024)
     model = fit_text_worth(prompt[:16000], text[:16000], features, noisy[:16000], seed=0,
                            config=config, progress=False)  # fmt: skip
     with torch.no_grad():

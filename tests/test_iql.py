@@ -1,7 +1,6 @@
 """IQL against exact dynamic programming, its losses and statistics by hand, resuming."""
 
 import itertools
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -17,9 +16,9 @@ from pasta_lib.iql import (
     load_trained,
     new_networks,
     save_trained,
-    slate_statistics,
 )
 from pasta_lib.slate_mdp import AdditiveTable, SlateMDP, SlateTable, TableValue
+from pasta_lib.text_worth import TextWorth
 
 TURNS = 3
 
@@ -119,25 +118,6 @@ def test_the_minimum_of_the_expectile_loss():
         assert grid[losses.argmin()].item() == pytest.approx(expectile, abs=2e-3)
 
 
-def test_what_a_pick_would_reveal():
-    """Types that pick apart: all of the belief's entropy. Types that agree: nothing."""
-    belief = torch.tensor([0.5, 0.25, 0.25])
-    apart = torch.zeros(4, 3)
-    apart[[0, 1, 2], [0, 1, 2]] = 60.0
-    mean, picked, information = slate_statistics(belief, apart).tolist()
-    assert information == pytest.approx(1.5 * math.log(2), abs=1e-4)
-    assert mean == pytest.approx(15) and picked == pytest.approx(60)
-    alike = torch.randn(4, 1).expand(4, 3)
-    assert slate_statistics(belief, alike)[2].item() == pytest.approx(0, abs=1e-5)
-    worth = torch.randn(7, 4, 3, generator=torch.Generator().manual_seed(0))
-    for got, one in zip(slate_statistics(belief, worth), worth, strict=True):
-        joint = one.double().softmax(0) * belief  # [L, K]
-        marginal = joint.sum(1, keepdim=True) * belief
-        expected = (joint * (joint / marginal).log()).sum()
-        assert got[2].item() == pytest.approx(expected.item(), abs=1e-5)
-        assert got[1].item() == pytest.approx((joint * one).sum().item(), abs=1e-5)
-
-
 def test_interrupted_training_goes_on_to_the_same_end(tmp_path):
     mdp, n = slate_mdp(), 20_000
     batch = mdp.logs(n, seed=0)
@@ -170,12 +150,17 @@ def test_networks_are_kept_in_half_precision(tmp_path):
     value, critics = new_networks(5, 15, 3, config, seed=4)
     from pasta_lib.iql import Trained
 
-    save_trained(Trained(critics, value, [{"step": 100}]), tmp_path / "t.safetensors")
+    begins = TextWorth(5, 12).requires_grad_(False)
+    save_trained(Trained(critics, value, [{"step": 100}], begins), tmp_path / "t.safetensors")
     back = load_trained(tmp_path / "t.safetensors", 5, 15, 3, config)
+    text = torch.rand(7, 5)
+    assert torch.allclose(back.prospects(text, text), begins(text, text), atol=5e-3)
     assert back.log == [{"step": 100}]
     for a, b in zip(critics.parameters(), back.critics.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-3)
     with pytest.raises(RuntimeError):
         load_trained(tmp_path / "t.safetensors", 5, 15, 4, config)
+    with pytest.raises(BadData, match="not of slate_level=False"):
+        load_trained(tmp_path / "t.safetensors", 5, 15, 3, replace(config, slate_level=False))
     with pytest.raises(ValueError, match="needs belief=True"):
         new_networks(5, 15, 3, replace(config, belief=False))

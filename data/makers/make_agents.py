@@ -12,7 +12,7 @@ all that is there. An interrupted run goes on.
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -22,11 +22,13 @@ from common import configure
 from make_raters import MODEL
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from scipy.optimize import linear_sum_assignment
 
 from pasta_lib import agents, baselines
 from pasta_lib.candidates import wordings
 from pasta_lib.choices import BadData
 from pasta_lib.datasets.pasta import Turns, bank_sessions
+from pasta_lib.deviations import what_and_how_far
 from pasta_lib.evaluation import (
     Played,
     Stage,
@@ -40,8 +42,21 @@ from pasta_lib.evaluation import (
 from pasta_lib.histories import Reader
 from pasta_lib.iql import IQLConfig, save_trained, train_iql
 from pasta_lib.sessions import UNJUDGED, Agent, Sessions, joined
-from pasta_lib.simulator import ColumnWorth, expected_utility, fit_to_sessions
-from pasta_lib.text_worth import TextWorth, fit_text_worth, load_text_worth, save_text_worth
+from pasta_lib.simulator import (
+    ColumnWorth,
+    deviating,
+    draw_users,
+    expected_utility,
+    fit_to_sessions,
+    posterior_of_people,
+)
+from pasta_lib.text_worth import (
+    TextWorth,
+    TextWorthConfig,
+    fit_text_worth,
+    load_text_worth,
+    save_text_worth,
+)
 from pasta_lib.trajectories import TrajectoryConfig, read_trajectories, write_trajectories
 from pasta_lib.user_types import UserTypes
 from pasta_lib.world import oracle, people, raters
@@ -49,6 +64,7 @@ from pasta_lib.world.agent_study import (
     AGENTS_DIR,
     load_sight,
     load_user_model,
+    spread_found,
     training_prompts,
     types_path,
     worth_of_columns,
@@ -62,12 +78,12 @@ from pasta_lib.world.weights import WORLD_DIR, write_atomically
 
 SHIPPED = "both-slate-0"
 RIVALS = ("untrained", "history_baseline", "greedy_one_type", "greedy", "curious", "real-slate",
-          "simulated-slate", "both-additive", "oracle")  # fmt: skip
-FIXED = ("untrained", "history_baseline", "greedy_one_type", "greedy", "curious", "greedy_peeking",
-         "oracle", "oracle_peeking")  # fmt: skip
+          "simulated-slate", "both-additive", "both-start", "oracle")  # fmt: skip
+FIXED = ("untrained", "history_baseline", "greedy_one_type", "greedy", "curious",
+         "greedy_peeking", "greedy_told", "oracle", "oracle_peeking")  # fmt: skip
 TRAINED = {  # source and variant: how many seeds
     "both/slate": 5, "both/additive": 5, "simulated/slate": 5, "real/slate": 5, "both/text": 5,
-    "both/slate50": 3, "both/slate90": 3,
+    "both/slate50": 3, "both/slate90": 3, "both/start": 3,
 }  # fmt: skip
 VARIANTS = {
     "slate": IQLConfig(slate_level=True),
@@ -75,7 +91,15 @@ VARIANTS = {
     "text": IQLConfig(belief=False),
     "slate50": IQLConfig(slate_level=True, expectile=0.5),
     "slate90": IQLConfig(slate_level=True, expectile=0.9),
+    "start": IQLConfig(slate_level=True, steps=0),  # what critics begin with, and no more
     "brief": IQLConfig(slate_level=True, steps=1250),  # for `make_agents_from_few`
+}
+BEHAVIOURS = {  # who shows slates to simulated users: kind, and its numbers
+    "greedy, noise 1": (agents.greedy, 1.0, 11),
+    "greedy, noise .5": (agents.greedy, 0.5, 12),
+    "curious 3, noise .5": (agents.curious, 3.0, 0.5, 13),
+    "curious 6, noise .5": (agents.curious, 6.0, 0.5, 14),
+    "curious 12, noise .5": (agents.curious, 12.0, 0.5, 15),
 }
 
 
@@ -166,8 +190,10 @@ class Study:
 
     def made(self, name: str) -> str:
         """A fingerprint of all that an agent is made from, but for the code."""
+        constants = self.sizes, self.spread, TextWorthConfig(), TrajectoryConfig()
         variant = VARIANTS[name.split("/")[1]] if "/" in name else ""
-        digest = hashlib.sha256(f"{self.sizes} {variant}".encode())
+        behaviours = [(key, *numbers) for key, (_, *numbers) in BEHAVIOURS.items()]
+        digest = hashlib.sha256(f"{constants} {variant} {behaviours}".encode())
         for path in (
             self.raters_folder / f"sessions_{self.seed}.parquet",
             *(types_path(self.seed, k) for k in (1, 8)),
@@ -197,12 +223,6 @@ class Study:
         prompts = raters.initial_prompts(self.seed)
         worth = worth_of_columns(sight, self.types(n_types), prompts, progress=False)
         worth = fit_to_sessions(worth, self.raters)
-        if self.seed == 0:
-            path = AGENTS_DIR / "answering.json"
-            numbers = json.loads(path.read_text()) if path.exists() else {}
-            found = {"log_tie": float(worth.log_tie), "loyalty": worth.loyalty}
-            numbers[str(n_types)] = found
-            write_json(numbers, path.name)
         path = self.text_worth_path(n_types)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_text_worth(self._text_worth(sight.features, worth), path)
@@ -211,17 +231,20 @@ class Study:
     def types(self, n_types: int) -> UserTypes:
         return load_user_model(load_sight(), self.seed, n_types)
 
+    @property
+    def spread(self) -> dict[str, float] | None:
+        """How far simulated users deviate from their types; None: not at all."""
+        return spread_found(self.seed)
+
     def text_worth_path(self, n_types: int) -> Path:
-        """Population 0's are shipped."""
-        folder = AGENTS_DIR if self.seed == 0 else self.folder
-        return folder / "text_worth" / f"{n_types}_types.safetensors"
+        return self.folder / "text_worth" / f"{n_types}_types.safetensors"
 
     def _text_worth(self, features: torch.Tensor, worth: ColumnWorth) -> TextWorth:
         """Learnt from the columns that raters were shown."""
-        shown, wordings = self.raters, features.shape[1]
-        text = torch.as_tensor(shown.member * wordings + shown.wording).flatten()
+        shown, each = self.raters, features.shape[1]
+        text = torch.as_tensor(shown.member * each + shown.wording).flatten()
         columns = shown.member[0].size
-        prompt = torch.as_tensor(shown.initial * wordings).repeat_interleave(columns)
+        prompt = torch.as_tensor(shown.initial * each).repeat_interleave(columns)
         values = worth.of(shown.initial, shown.member).flatten(0, 2)
         return fit_text_worth(prompt, text, features.flatten(0, 1), values, seed=self.seed)
 
@@ -234,9 +257,25 @@ class Study:
             "greedy": lambda: agents.greedy(self.reader),
             "curious": lambda: agents.curious(self.reader),
             "greedy_peeking": lambda: agents.peeking(self.reader.column_worth),
+            "greedy_told": lambda: agents.told(
+                self.reader, np.argsort(self.true_names)[stage.crowd.people.type]
+            ),
             "oracle": lambda: oracle.oracle(stage.crowd.people, self.shows),
             "oracle_peeking": lambda: oracle.peeking_oracle(stage.crowd),
         }[name]()
+
+    @cached_property
+    def true_names(self) -> np.ndarray:
+        """The true type that each found type stands for, `[8]`: by best assignment of training
+        people, whose truth nothing else here reads."""
+        ids = np.unique(self.turns.frame["person_id"]).astype(int)
+        truth = people.draw_population(people.draw_law(self.seed), raters.PEOPLE, self.seed)
+        gamma, _ = posterior_of_people(self.reader.column_worth, self.raters)
+        found = np.zeros(len(ids), int)
+        found[self.raters.person] = gamma.argmax(1).numpy()
+        both = np.zeros((8, 8))
+        np.add.at(both, (found, truth.type[ids]), 1)
+        return linear_sum_assignment(-both)[1]
 
     @cached_property
     def texts(self) -> np.ndarray:
@@ -253,19 +292,17 @@ class Study:
         """Trajectories of agents that exploit, explore and ask; not of the untrained one, which
         raters have seen enough of."""
         reader = self.reader
-        behaviours = {
-            "greedy, noise 1": agents.greedy(reader, 1.0, 11),
-            "greedy, noise .5": agents.greedy(reader, 0.5, 12),
-            "curious 3, noise .5": agents.curious(reader, 3.0, 0.5, 13),
-            "curious 6, noise .5": agents.curious(reader, 6.0, 0.5, 14),
-            "curious 12, noise .5": agents.curious(reader, 12.0, 0.5, 15),
-        }
-        config = TrajectoryConfig(sessions=self.config.trajectories, seed=self.seed,
-                                  population=str(self.seed), model=MODEL)  # fmt: skip
-        write_trajectories(
-            self.trajectories_folder, reader.column_worth, behaviours,
-            training_prompts(config.sessions, self.seed), config,
+        behaviours = {name: kind(reader, *how) for name, (kind, *how) in BEHAVIOURS.items()}
+        config = TrajectoryConfig(
+            sessions=self.config.trajectories, seed=self.seed, population=str(self.seed),
+            model=MODEL, made=self.made("simulated"),
         )  # fmt: skip
+        users = draw_users(reader.column_worth, config.sessions, self.seed)
+        if self.spread:
+            spread = what_and_how_far(self.types(8), **self.spread)
+            users = deviating(users, load_sight().pictures, spread)
+        prompts = training_prompts(config.sessions, self.seed)
+        write_trajectories(self.trajectories_folder, users, behaviours, prompts, config)
         return read_trajectories(self.trajectories_folder)
 
     @property
@@ -273,9 +310,14 @@ class Study:
         return Path(self.config.build) / f"trajectories_{self.seed}"
 
     def data(self, source: str) -> tuple[Sessions, np.ndarray]:
-        """Sessions, and the reward of each slate."""
+        """Sessions, and the reward of each slate. (Simulated people are numbered from where raters
+        end: nobody is both.)"""
         parts = {"real": ["raters"], "simulated": ["simulated"], "both": ["raters", "simulated"]}
-        some = [getattr(self, name) for name in parts[source]]
+        some, beyond = [], 0
+        for name in parts[source]:
+            sessions = getattr(self, name)
+            some.append(replace(sessions, person=sessions.person + beyond))
+            beyond = 1 + some[-1].person.max()
         rewards = [expected_utility(self.reader.column_worth, s) for s in some]
         return joined(some), np.concatenate(rewards)
 
@@ -304,8 +346,15 @@ def write_results(study: Study) -> None:
 
 
 def ship(study: Study) -> None:
-    """Keep one agent's weights, and how the trainings went, for the notebooks."""
-    logs = {}
+    """Keep what notebooks load: one agent's weights, what it reads with, and how trainings went."""
+    logs, answering = {}, {}
+    for k, reader in ((1, study.reader_of_one), (8, study.reader)):
+        path = AGENTS_DIR / "text_worth" / f"{k}_types.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, study.text_worth_path(k).read_bytes())
+        worth = reader.column_worth
+        answering[k] = {"log_tie": float(worth.log_tie), "loyalty": worth.loyalty}
+    write_json(answering, "answering.json")
     for path in sorted(study.folder.glob("*.weights")):
         with safe_open(path, "pt") as file:
             log = json.loads(file.metadata()["log"])

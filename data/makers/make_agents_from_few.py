@@ -5,11 +5,11 @@
 
 Of 300, 1,000, 3,000 or all 8,400 sessions (of 100, 333, 1,000 or 2,800 people, drawn by seed; the
 last are everybody, whatever the seed), and nothing else: eight user types by EM, what texts are
-worth, simulated users and their trajectories, and two agents, one of the raters' sessions alone and
-one of the simulated as well. Population 0; each agent is trained for half as many steps as
-`make_agents.py`'s, and set before the same people, beside its results. Writes
-data/agents/from_few.json. Some five minutes for each of twelve on a core; an interrupted run goes
-on.
+worth, simulated users (who are their types, without deviations), their trajectories, and two
+agents, one of the raters' sessions alone and one of the simulated as well. Population 0; each agent
+is trained for half as many steps as `make_agents.py`'s, and set before the same people, beside its
+results. Writes data/agents/from_few.json. Some five minutes for each of twelve on a core; an
+interrupted run goes on.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ import torch
 from common import configure
 from make_agents import AgentsConfig, Study, agents_folder, summary, what_came, write_json
 
-from pasta_lib.clip_utility import fit_clip_types
+from pasta_lib.clip_utility import COMMON, TYPES, fit_clip_types, fit_common
 from pasta_lib.datasets.pasta import Turns
 from pasta_lib.panel import Panel
 from pasta_lib.user_types import UserTypes
@@ -59,6 +59,8 @@ def main() -> None:
 class StudyOfFew(Study):
     """`n` sessions: of people drawn by `draw`, three of each."""
 
+    spread = None  # how far people deviate is learnt from more people than these
+
     def __init__(self, config: FewConfig, n: int, draw: int) -> None:
         folder = Path(config.build) / "from_few" / str(n) / str(draw)
         agents_config = AgentsConfig(trajectories=config.trajectories, build=config.build)
@@ -66,25 +68,22 @@ class StudyOfFew(Study):
         train = [p for p in range(PEOPLE) if split_of(np.array(p)) == "train"]
         some = np.random.default_rng([n, draw]).permutation(train)[: round(n / 3)]
         self.draw, self.people = draw, set(some.astype(str))
-        self.sizes |= {"sessions": n, "draw": draw}
+        self.sizes |= {"sessions": n, "draw": draw, "em": (COMMON, TYPES)}
 
     @cached_property
     def turns(self) -> Turns:
         turns = super().turns
         return turns.select(turns.frame["person_id"].isin(self.people).to_numpy())
 
-    @cache  # noqa: B019
     def types(self, n_types: int) -> UserTypes:
         """Found by EM in these people's sessions, by the constants of the shipped ones."""
         learn = Panel.of(*all_answers().learn.parts[:2])
         some = learn.select_people(np.isin(learn.person_ids.astype(str), list(self.people)))
+        common = fit_common(some, all_answers().utility, seed=self.draw)
         return fit_clip_types(
-            some, all_answers().utility, n_types, seed=self.draw,
+            some, common, n_types, seed=self.draw,
             checkpoint=self.folder / "types.checkpoint",
         )  # fmt: skip
-
-    def text_worth_path(self, n_types: int) -> Path:
-        return self.folder / "text_worth" / f"{n_types}_types.safetensors"
 
     @property
     def trajectories_folder(self) -> Path:

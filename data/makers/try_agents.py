@@ -21,7 +21,7 @@ from make_agents import (
     agents_folder,
     write_json,
 )
-from scipy.optimize import brentq, linear_sum_assignment
+from scipy.optimize import brentq
 from scipy.special import softmax
 
 from pasta_lib.agents import iql_agent
@@ -37,8 +37,8 @@ from pasta_lib.evaluation import (
 )
 from pasta_lib.iql import load_trained
 from pasta_lib.sessions import Agent, begin, play
-from pasta_lib.simulator import beliefs, posterior_of_people
-from pasta_lib.world import best_possible, people, raters
+from pasta_lib.simulator import beliefs
+from pasta_lib.world import best_possible, people
 
 TRAINED = ("both/slate", "both/additive")
 SEEDS = range(3)
@@ -124,7 +124,6 @@ def types_recognised(study: Study, stage: Stage, config: TryConfig) -> dict:
     """Share of sessions in which the likeliest type is the true one, after each turn."""
     law = people.draw_law(study.seed)
     true = stage.crowd.people.type[stage.person]
-    named = names_of_types(study)
     out = {}
     for name in RECOGNISED:
         agent = agents_named(study, name, stage)[0]
@@ -132,7 +131,7 @@ def types_recognised(study: Study, stage: Stage, config: TryConfig) -> dict:
         sessions = play(
             begin(number, stage.person, stage.initial), agent, stage.crowd, HELD_OUT_PEOPLE
         )
-        found = named[beliefs(study.reader.column_worth, sessions)[:, 1:].argmax(2)]
+        found = study.true_names[beliefs(study.reader.column_worth, sessions)[:, 1:].argmax(2)]
         answers = best_possible.answers_in(sessions, law, study.x)
         generator, exact = torch.Generator().manual_seed(study.seed), []
         for start in range(0, len(number), 250):
@@ -150,19 +149,6 @@ def types_recognised(study: Study, stage: Stage, config: TryConfig) -> dict:
 
 def over(stage: Stage, values: np.ndarray) -> dict[str, float]:
     return crossed_interval(values, stage.person, stage.initial)
-
-
-def names_of_types(study: Study) -> np.ndarray:
-    """The true type that each found type stands for, `[8]`: by best assignment of training people,
-    whose truth nothing else here reads."""
-    ids = np.unique(study.turns.frame["person_id"]).astype(int)
-    true = people.draw_population(people.draw_law(study.seed), raters.PEOPLE, study.seed).type[ids]
-    gamma, _ = posterior_of_people(study.reader.column_worth, study.raters)
-    found = np.zeros(len(ids), int)
-    found[study.raters.person] = gamma.argmax(1).numpy()
-    both = np.zeros((8, 8))
-    np.add.at(both, (found, true), 1)
-    return linear_sum_assignment(-both)[1]
 
 
 if __name__ == "__main__":

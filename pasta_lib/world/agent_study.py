@@ -25,7 +25,7 @@ from pasta_lib.text_worth import features_of_wordings, load_text_worth
 from pasta_lib.user_types import UserTypes, load_types
 from pasta_lib.world import raters
 from pasta_lib.world.bank import load_bank, prompts
-from pasta_lib.world.study import USER_MODEL_DIR
+from pasta_lib.world.study import USER_MODEL_DIR, what_and_how
 from pasta_lib.world.weights import WORLD_DIR
 
 AGENTS_DIR = WORLD_DIR.parent / "agents"
@@ -65,8 +65,17 @@ def types_path(population: int = 0, n_types: int = 8) -> Path:
 
 def load_user_model(sight: Sight, population: int = 0, n_types: int = 8) -> UserTypes:
     """The shipped types of a population."""
-    utility = ClipUtility(sight.encoder.width, sight.text.usual, n_types, 1.0)
+    pairs = what_and_how(sight.names)
+    usual = sight.image.usual, sight.text.usual
+    utility = ClipUtility(sight.encoder.width, *usual, n_types, 1.0, pairs)
     return load_types(types_path(population, n_types), utility)
+
+
+def spread_found(population: int = 0) -> dict[str, float]:
+    """How far people of a population deviate from its eight types: the numbers of
+    `what_and_how_far`, as `fit_user_models.py` found them from validation people."""
+    results = json.loads((USER_MODEL_DIR / "four_metrics.json").read_text())
+    return results["types/8/0" if population == 0 else f"populations/{population}/0"]["spread"]
 
 
 def worth_of_columns(
