@@ -178,24 +178,25 @@ def says(page, words):
     page.get_by_role("status").filter(has_text=words).wait_for()
 
 
-def press(page, name, then):
+def press(page, name, then="", times=1):
     """A click, and what is said then. What is drawn moves the page, and a click may miss, as a
     hand's may: it is made again where nothing was said of it."""
     button, status = page.get_by_role("button", name=name), page.get_by_role("status")
     before = status.all_inner_texts()
-    button.click()
-    for _ in range(PATIENCE // 1000):
-        page.wait_for_timeout(1000)
-        if status.filter(has_text=then).count():
-            return
-        if status.all_inner_texts() == before:
+    button.click(click_count=times)
+    for waited in range(1, PATIENCE // 100):
+        page.wait_for_timeout(100)
+        if status.all_inner_texts() != before:
+            if status.filter(has_text=then).count():
+                return
+        elif waited % 10 == 0:
             with suppress(PlaywrightTimeout):
                 button.click(timeout=500)
     raise AssertionError(f"{then!r} was not said after {name!r}, but {status.all_inner_texts()}")
 
 
 def choose(page, column, times=1):
-    page.get_by_role("button", name=f"Choose column {column}").click(click_count=times)
+    press(page, f"Choose column {column}", times=times)
 
 
 def neon(page):
