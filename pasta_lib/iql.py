@@ -9,9 +9,8 @@ There is no policy to extract: an agent shows the slate of the largest Q. A recu
 the history h: prompts, picks and judgements. With `belief`, the posterior over types and what each
 type would think of a text are inputs as well (ours). Then f begins as what the posterior expects of
 a text, now and in what followed such picks in the logs, and V as what followed from the prompt that
-stands (`prospects`). How well a session goes whatever is shown, b has to itself (dueling; Wang et
-al. 2016). What an additive critic can't say, g does: who picks what, and so what follows
-(`picked`).
+stands (`prospects`). b is for how well a session goes whatever is shown (dueling; Wang et al.
+2016). What an additive critic can't say, g does: who picks what, and so what follows (`picked`).
 """
 
 from __future__ import annotations
