@@ -191,10 +191,13 @@ def test_zero_shot_masks_own_colours_among_colours_alone():
 # --- diversity --------------------------------------------------------------------------------
 
 
-def test_pairwise_distance_by_hand():
+def test_pairwise_distances_by_hand():
     alike = np.tile([[1.0, 0.0, 0.0, 0.0]], (4, 1))
-    found = evaluate_world.pairwise_distance(np.stack([alike, np.eye(4)]))
-    assert found == pytest.approx([0, 1])
+    found = evaluate_world.pairwise_distances(np.stack([alike, np.eye(4)]))
+    assert found == pytest.approx(np.repeat([[0.0], [1.0]], 6, 1))
+    angles = np.array([0.0, np.pi / 3, np.pi])
+    found = evaluate_world.pairwise_distances(np.c_[np.cos(angles), np.sin(angles)][None])
+    assert found == pytest.approx(np.array([[0.5, 2.0, 1.5]]))
 
 
 @pytest.fixture(scope="module")
@@ -237,10 +240,18 @@ def test_diversity_is_that_of_seeds_of_one_prompt(tiny, monkeypatch):
     texts, seeds = asked[0]
     assert [len(set(texts[i : i + 4])) for i in range(0, 100, 4)] == [1] * 25
     assert len(set(seeds)) == 100
-    ratio = found["generated"]["value"] / found["renders"]["value"]
-    assert found["ratio"]["value"] == pytest.approx(ratio, rel=0.01)  # both are rounded
-    assert found["ratio"]["se"] > 0
-    assert found["ratio"]["n"] == 25
+    pictures = generate(pipeline, texts, seeds, drawing, progress=False)
+    vectors = clip.encode_images(pictures).reshape(25, 4, -1).astype(np.float64)
+    apart = np.linalg.norm(vectors[:, :, None] - vectors[:, None], axis=-1)
+    i, j = np.triu_indices(4, 1)
+    assert found["generated, Euclidean"]["value"] == pytest.approx(apart[:, i, j].mean(), abs=2e-4)
+    half_squares = np.square(apart[:, i, j]).mean() / 2
+    assert found["generated"]["value"] == pytest.approx(half_squares, abs=2e-4)
+    for suffix in ("", ", Euclidean"):
+        ratio = found[f"generated{suffix}"]["value"] / found[f"renders{suffix}"]["value"]
+        assert found[f"ratio{suffix}"]["value"] == pytest.approx(ratio, rel=0.01)  # rounded both
+        assert found[f"ratio{suffix}"]["se"] > 0
+        assert found[f"ratio{suffix}"]["n"] == 25
 
 
 # --- the record of what was measured ----------------------------------------------------------
