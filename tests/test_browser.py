@@ -149,9 +149,11 @@ def test_visitors_play(demo, page):
     page.get_by_role("textbox", name="Nickname").fill("<b>ann</b>")
     page.get_by_role("button", name="Go on with “holiday”").click()
     says(page, "Turn 2 of 5: choose")
-    choose(page, 1)
+    column = new(page)[0]
+    choose(page, column)
     page.get_by_text("Is this pick better").wait_for()
-    assert of(path)[: len(before)] == before and of(path)[-1] == ("pick", {"turn": 2, "column": 0})
+    picked = ("pick", {"turn": 2, "column": column - 1})
+    assert of(path)[: len(before)] == before and of(path)[-1] == picked
     assert dialogs == []
 
     # What they left is rater data.
@@ -199,11 +201,17 @@ def choose(page, column, times=1):
     press(page, f"Choose column {column}", times=times)
 
 
-def neon(page):
-    """The column whose words say neon, or the first; not the last pick again."""
+def new(page):
+    """Columns that are not the last pick again: of the same pictures nobody is asked to say which
+    are better."""
     words = page.locator("figcaption").all_inner_texts()
-    new = [i for i, text in enumerate(words) if "again" not in text]
-    return 1 + next((i for i in new if "neon" in words[i]), new[0])
+    return [column for column, text in enumerate(words, 1) if "again" not in text]
+
+
+def neon(page):
+    """The new column whose words say neon, or the first."""
+    words = page.locator("figcaption").all_inner_texts()
+    return next((column for column in new(page) if "neon" in words[column - 1]), new(page)[0])
 
 
 def alt_texts(page):
