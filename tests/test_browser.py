@@ -109,16 +109,16 @@ def test_visitors_play(demo, page):
         "slate", "pick", "judge", "slate", "skip",
     ]  # fmt: skip
 
-    # On a phone: a blind comparison, from a prompt that means harm.
+    # On a phone: a blind comparison.
     page.set_viewport_size({"width": 400, "height": 860})
     page.get_by_text("New session").first.click()
-    page.get_by_label("Prompt", exact=True).fill("<img src=x onerror=alert(1)> a white cat")
+    page.get_by_label("Prompt", exact=True).fill("a white cat")
     page.get_by_role("button", name="Blind A/B").click()
     page.get_by_role("button", name="Start").click()
     for turn in range(5):
         says(page, "one of A and one of B")
         if turn == 1:
-            page.get_by_text("one of A and one of B").scroll_into_view_if_needed()
+            page.get_by_text("one of A and one of B").evaluate("e => e.scrollIntoView()")
             keep(page, "fig07_demo_400")
         assert page.get_by_text("Who the agent thinks you are").count() == 0
         assert page.evaluate("document.documentElement.scrollWidth") <= 400
@@ -131,11 +131,11 @@ def test_visitors_play(demo, page):
     (vote,) = [detail for kind, detail in of(path) if kind == "vote"]
     assert vote["preferred"] == "A" and sorted(vote["agents"].values()) == sorted(AGENTS)
 
-    # The kernel is killed in the middle of a turn; the visitor comes back.
+    # A prompt that means harm; in the middle of a turn the kernel is killed; the visitor returns.
     page.set_viewport_size({"width": 1280, "height": 1020})
     page.get_by_text("New session").first.click()
     page.get_by_role("button", name="PASTA").first.click()
-    page.get_by_label("Prompt", exact=True).fill("holiday")
+    page.get_by_label("Prompt", exact=True).fill("<img src=x onerror=alert(1)> holiday")
     page.get_by_role("button", name="Start").click()
     says(page, "Turn 1 of 5: choose")
     choose(page, 3)

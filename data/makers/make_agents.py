@@ -78,7 +78,7 @@ from pasta_lib.world.weights import WORLD_DIR, write_atomically
 
 SHIPPED = "both-slate-0"
 RIVALS = ("untrained", "history_baseline", "greedy_one_type", "greedy", "curious", "real-slate",
-          "simulated-slate", "both-additive", "both-start", "oracle")  # fmt: skip
+          "simulated-slate", "both-additive", "both-start", "oracle", "real-brief")  # fmt: skip
 FIXED = ("untrained", "history_baseline", "greedy_one_type", "greedy", "curious",
          "greedy_peeking", "greedy_told", "oracle", "oracle_peeking")  # fmt: skip
 TRAINED = {  # source and variant: how many seeds

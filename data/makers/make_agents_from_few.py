@@ -102,10 +102,11 @@ def write(config: FewConfig) -> None:
     base, results = what_came(study), {}
     for n in SESSIONS:
         came = [what_came(StudyOfFew(config, n, draw)) for draw in DRAWS]
-        for source in SOURCES:
-            plays = [play for found in came for play in found.get(f"{source}-brief", [])]
-            if plays:
-                results[f"{source}/{n}"] = {"sessions": n} | summary(plays, base, study.stage)
+        real, both = ([p for found in came for p in found.get(f"{s}-brief", [])] for s in SOURCES)
+        if real and both:
+            results[f"real/{n}"] = {"sessions": n} | summary(real, base, study.stage)
+            rivals = base | {"real-brief": real}  # of the same draw
+            results[f"both/{n}"] = {"sessions": n} | summary(both, rivals, study.stage)
     write_json(results, "from_few.json")
 
 

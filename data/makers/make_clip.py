@@ -1,6 +1,6 @@
 """Train miniature CLIP: an `open_clip` model on captioned scenes, with open_clip's own loss.
 
-    python data/makers/make_clip.py --steps 6000
+    python data/makers/make_clip.py
 
 Random batches teach style, colour and background alone: those tell most scenes apart, and the loss
 rests (subject was still at chance after 200,000 pictures). So half of every batch are groups that
@@ -58,7 +58,7 @@ MODEL = {
 class ClipConfig(TrainConfig):
     """Training of CLIP."""
 
-    steps: int = 6000
+    steps: int = 12_500
     batch_size: int = 128
     lr: float = 1.5e-3
     weight_decay: float = 0.05

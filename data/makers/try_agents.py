@@ -5,7 +5,7 @@
 Other people: agents learn nothing anew, and meet 1,000 people who are steadier or less steady than
 those they learnt from, or who value a column by all of its pictures. Types: which type is likeliest
 after each turn, by the user model and by the exact posterior, of the same sessions. Writes
-data/agents/other_people.json and types_recognised.json. Four minutes on one core.
+data/agents/other_people.json and types_recognised.json. Five minutes on one core.
 """
 
 from dataclasses import dataclass, replace

@@ -120,7 +120,8 @@ def draw_law(seed: int) -> Law:
 
 
 def draw_population(law: Law, n: int, seed: int) -> Population:
-    """`n` people. Faithfulness, steadiness and indifference are log-normal."""
+    """`n` people. Faithfulness, steadiness and indifference are log-normal. All are drawn at once:
+    what the first are like depends on `n`."""
     rng = np.random.default_rng([seed, 2])
     member = rng.choice(N_TYPES, n, p=law.share)
     taste = law.taste[member] + law.deviation * rng.standard_normal((n, len(law.deviation)))
