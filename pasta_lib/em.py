@@ -47,7 +47,7 @@ class EMConfig:
     tolerance: float = 1e-9  # a pair of passes that gains less is quiet; nats per observation
     patience: int = 2  # a restart has arrived after so many quiet pairs in a row
     accelerate: bool = True  # SQUAREM; never for mini-batches, whose passes are noisy
-    ridge: float = 1e-8  # precision of a prior around the start; so weak that it only bounds
+    ridge: float = 1e-8  # precision of a prior around the start (`LinearUtility`: around zero)
     learning_rate: float = 1e-2  # other modules: Adam's
     batch: int = 4096  # other modules: observations in a mini-batch
     hard: bool = False  # each person wholly in one type, as k-means does; a baseline
@@ -67,7 +67,8 @@ def fit_user_types(
     """Find `n_types` latent types of people by maximum likelihood.
 
     `utility` maps features [..., D] to scores [..., K]; it is not changed. Its parameters are where
-    every restart begins (the heads of a network best at zero); types are told apart at first by a
+    every restart begins (the heads of a network best at zero; a `LinearUtility` begins at zero
+    whatever it holds); types are told apart at first by a
     random division of people among them; with `start` [U, K], the first restart by these γ of the
     people. Types are returned by falling prior.
 
@@ -120,12 +121,18 @@ def fit_user_types(
 
 def _check_shape(utility: nn.Module, data: ChoiceData, n_types: int) -> None:
     """One item through the utility, so that a misfit is told in words."""
+    if isinstance(utility, LinearUtility) and isinstance(data, Panel):
+        raise BadData("A LinearUtility takes one kind of answers, not a panel: give its part.")
+    for kind, name in (("tie", "log_tie"), ("rating", "rating_terms")):
+        told = any(getattr(part, kind) is not None for part in data.parts)
+        if told and not hasattr(utility, name):
+            raise BadData(f"Data with {kind}s need a utility with `{name}`, as `ClipUtility` is.")
     part, dtype = data.parts[0], next(utility.parameters()).dtype
     tables = [part.table] if part.context is None else [part.table, part.context_table]
     try:
         with torch.no_grad():
             scores = utility(*(table[:1].to(dtype) for table in tables)).shape[-1]
-    except (RuntimeError, IndexError) as error:
+    except (RuntimeError, IndexError, TypeError) as error:
         widths = " and ".join(str(table.shape[1]) for table in tables)
         raise BadData(f"The utility cannot take the data's {widths} features: {error}") from error
     if scores != n_types:
@@ -277,13 +284,14 @@ def _result(search: Search, utility, data: ChoiceData, n_types: int, config) -> 
 
 def _warn_if_separable(types: UserTypes, data: ChoiceData) -> None:
     """A type that chooses without any doubt has part-worths that only the ridge bounds."""
-    gamma = types.posterior(data)
-    doubt, number = 0.0, 0.0
-    for part in data.parts:
-        if part.rating is None:
-            p = types.log_probabilities(part).exp().double()
-            doubt = doubt + sum_by_person((p * (1 - p)).sum(1), part.person, part.n_people)
-            number = number + part.first.diff().double()
+    choices = [part for part in data.parts if part.rating is None]
+    if not choices:
+        return
+    gamma, doubt, number = types.posterior(data), 0.0, 0.0
+    for part in choices:
+        p = types.log_probabilities(part).exp().double()
+        doubt = doubt + sum_by_person((p * (1 - p)).sum(1), part.person, part.n_people)
+        number = number + part.first.diff().double()
     doubt = (gamma * doubt).sum(0) / (gamma.T @ number)
     sure = (doubt < 1e-3).nonzero()[:, 0].tolist()
     if sure:

@@ -96,11 +96,13 @@ def _last_names(terms: dict[str, Tensor]) -> dict[str, Tensor]:
 def cut(data: ChoiceData, rows: slice | Tensor, people: slice) -> Block:
     """The observations `rows` of the people `people`."""
     items = data.items[rows].transpose(0, 1).contiguous()
-    vote = data.target if data.tie is None else torch.cat([data.target, data.tie[:, None]], 1)
+    vote = data.target[rows]
+    if data.tie is not None:
+        vote = torch.cat([vote, data.tie[rows, None]], 1)
     return Block(
         features=data.table[items.clamp(min=0)],
         mask=items >= 0,
-        share=(vote[rows] * data.weight[rows, None]).T.contiguous(),
+        share=(vote * data.weight[rows, None]).T.contiguous(),
         weight=data.weight[rows],
         person=data.person[rows] - people.start,
         people=people,

@@ -91,10 +91,10 @@ def win_probability(one: Played, other: Played, stage: Stage, *, best=False) -> 
 
 
 def crossed_interval(
-    values: np.ndarray, person: np.ndarray, prompt: np.ndarray, level: float = 0.95
+    values: np.ndarray, person: np.ndarray, prompt: np.ndarray
 ) -> dict[str, float]:
-    """Mean of `values` `[S]`, or `[seeds, S]` of several trainings, with an interval over people,
-    prompts and training seeds.
+    """Mean of `values` `[S]`, or `[seeds, S]` of several trainings, with a 95 % interval over
+    people, prompts and training seeds.
 
     People and prompts are crossed: the variance is that of people's sums, and of prompts' sums,
     less what both count (Cameron, Gelbach and Miller 2011), to which that of the seeds' mean is
@@ -115,7 +115,7 @@ def crossed_interval(
         parts.append((values.mean(1).var(ddof=1) / len(values), len(values) - 1))
     variance = sum(part for part, _ in parts)
     freedom = variance**2 / max(sum(part**2 / df for part, df in parts), 1e-300)
-    wide = float(student.ppf((1 + level) / 2, max(freedom, 1)) * variance**0.5)
+    wide = float(student.ppf(0.975, max(freedom, 1)) * variance**0.5)
     value = float(each.mean())
     return {"value": value, "low": value - wide, "high": value + wide, "n": len(each)}
 

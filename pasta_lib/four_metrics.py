@@ -76,8 +76,9 @@ class Predicted:
 def measure(
     types: UserTypes | Prototypes, held: Held, *, known: bool, spread: Spread | None = None
 ) -> dict[str, Estimate | float]:
-    """The four metrics; beside them picks after ten others, log-likelihood in nats a pick, and the
-    expected calibration error of picks. Standard errors are clustered by person (HPS: by prompt).
+    """The four metrics; beside them picks after ten others (NaN where fewer than two people have
+    so many), log-likelihood in nats a pick, and the expected calibration error of picks. Standard
+    errors are clustered by person (HPS: by prompt).
     Of strangers a spread says nothing more: their choices are what EM's types are fitted to.
     """
     if known and spread is not None:
@@ -149,12 +150,15 @@ def scored(predicted: Predicted, held: Held) -> dict[str, Estimate | float]:
     credit = metrics.pickapic_credit(predicted.pairs, label[1], tuned)
     rank = held.rankings.rank
     score = np.where(np.isnan(rank), np.nan, predicted.rankings)
+    after_10 = metrics.Estimate(float("nan"), float("nan"), int(late.sum()))
+    if len(np.unique(who[late])) > 1:
+        after_10 = metrics.mean(hits[late], who[late])
     return {
         "pickapic_accuracy": metrics.mean(credit, held.pairs.person.numpy()),
         "hps_spearman": metrics.mean(metrics.spearman(score, rank)),
         "choice_accuracy": metrics.mean(hits, who),
         "cross_turn_accuracy": metrics.mean(crossed, sat.judgements.person.numpy()[versus != 0]),
-        "choice_accuracy_after_10": metrics.mean(hits[late], who[late]),
+        "choice_accuracy_after_10": after_10,
         "log_likelihood": metrics.mean(np.log(p[np.arange(len(p)), chosen]), who),
         "calibration_error": metrics.calibration_error(p, chosen),
     }

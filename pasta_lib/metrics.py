@@ -77,12 +77,14 @@ def _centred_ranks(values: np.ndarray) -> np.ndarray:
 
 def inversion_score(scores: np.ndarray, ranks: np.ndarray) -> np.ndarray:
     """HPSv2's: 1 - the share of a prompt's pairs of images that scores order against the ranks,
-    `[P]`; ties count as right. Arguments as of `spearman`."""
+    `[P]`; ties count as right; NaN for a prompt with fewer than two images. Arguments as of
+    `spearman`."""
     first, second = np.triu_indices(scores.shape[1], 1)
     by_score = np.sign(scores[:, first] - scores[:, second])
     by_rank = -np.sign(ranks[:, first] - ranks[:, second])
     pairs = ~(np.isnan(by_score) | np.isnan(by_rank))
-    return 1 - ((by_score * by_rank == -1) & pairs).sum(1) / pairs.sum(1)
+    wrong = ((by_score * by_rank == -1) & pairs).sum(1)
+    return 1 - wrong / np.where(pairs.any(1), pairs.sum(1), np.nan)
 
 
 def choice_hits(p: np.ndarray, chosen: np.ndarray) -> np.ndarray:
@@ -110,5 +112,6 @@ def calibration_error(p: np.ndarray, chosen: np.ndarray, bins: int = 15) -> floa
     flat = p.ravel()
     hit = (np.arange(p.shape[1]) == np.asarray(chosen)[:, None]).ravel()
     order = np.array_split(np.argsort(flat, kind="stable"), bins)
-    gaps = [len(rows) * abs(flat[rows].mean() - hit[rows].mean()) for rows in order]
+    full = [rows for rows in order if len(rows)]
+    gaps = [len(rows) * abs(flat[rows].mean() - hit[rows].mean()) for rows in full]
     return float(sum(gaps) / len(flat))

@@ -82,7 +82,7 @@ class Prototypes:
         moment = np.unique(np.concatenate(when), return_inverse=True)[1]  # 0, 1, …: over all parts
         moments = np.split(moment, np.cumsum([len(w) for w in when])[:-1])
         number = pd.Index(panel.person_ids)
-        who = [number.get_indexer(part.person_ids[part.person]) for part in parts]
+        who = [number.get_indexer(part.person_ids[part.person.numpy()]) for part in parts]
         keys = [w * (moment.max() + 1) + m for w, m in zip(who, moments, strict=True)]
         for w, m in zip(who, moments, strict=True):
             if ((np.diff(w) == 0) & (np.diff(m) < 0)).any():

@@ -18,7 +18,8 @@ def recovery(types: UserTypes, sat: Sat, truth: dict[str, int]) -> dict:
 
     `adjusted_rand_index`: from all that they did, of people with at least `MANY` choices;
     `adjusted_rand_index_after`: from what they did until the choice after the n-th, of people with
-    at least n, by n in `SEEN`. 1 is perfect, 0 what chance gives. `truth`: by person id.
+    at least n, by n in `SEEN`. 1 is perfect, 0 what chance gives. Of fewer than two such people
+    nothing can be said: NaN, or no entry. `truth`: by person id.
     """
     picks = sat.picks
     before, _ = types.posterior_before([picks, sat.judgements], sat.when)
@@ -35,10 +36,12 @@ def recovery(types: UserTypes, sat: Sat, truth: dict[str, int]) -> dict:
         goes_on = np.flatnonzero(choices > n)
         found[goes_on] = likeliest[first[goes_on] + n]
         enough = choices >= n
-        after[n] = adjusted_rand_score(true[enough], found[enough])
+        if enough.sum() > 1:
+            after[n] = adjusted_rand_score(true[enough], found[enough])
     many = choices >= MANY
+    index = adjusted_rand_score(true[many], in_the_end[many]) if many.sum() > 1 else float("nan")
     return {
-        "adjusted_rand_index": adjusted_rand_score(true[many], in_the_end[many]),
+        "adjusted_rand_index": index,
         "adjusted_rand_index_after": after,
         "people": int(many.sum()),
     }

@@ -115,7 +115,11 @@ def play(sessions: Sessions, agent: Agent, user, seed: int, turns: int = TURNS) 
     column or NONE; `user.judge(sessions, value, last)` 1, 0 or -1. Memory: about 40 kB a session.
     """
     rows = np.arange(len(sessions.session))
-    last, before = np.zeros(len(rows)), np.zeros(len(rows), bool)
+    stood = sessions.standing()[:, -1]
+    last, before = np.zeros(len(rows)), stood >= 0
+    if before.any():
+        again = np.repeat(stood.clip(0)[:, None], SLATE, 1)
+        last = user.values(sessions, again)[:, 0]
     for _ in range(turns):
         shown = sessions.member.reshape(len(rows), -1)
         candidates = propose(sessions.initial, *sessions.current(), shown, sessions.session, seed)

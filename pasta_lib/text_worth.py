@@ -75,7 +75,8 @@ def fit_text_worth(
         torch.manual_seed(seed)
         model = TextWorth(features.shape[1], worth.shape[1], config.hidden)
     model.mean = (weight * worth).sum(0) / count
-    model.deviation = ((weight * (worth - model.mean).square()).sum() / weight.sum()).sqrt()
+    variance = (weight * (worth - model.mean).square()).sum() / weight.sum()
+    model.deviation = variance.sqrt().clamp(min=1e-6)
     optimiser = torch.optim.AdamW(model.parameters(), weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, config.learning_rate, total_steps=config.steps

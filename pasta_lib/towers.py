@@ -25,6 +25,10 @@ class Towers(nn.Module):
         return self.heads.log_tie
 
     @property
+    def tenth_log_share(self) -> Tensor | None:
+        return getattr(self.heads, "tenth_log_share", None)
+
+    @property
     def rating_terms(self) -> Tensor:
         return self.heads.rating_terms
 

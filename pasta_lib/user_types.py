@@ -154,9 +154,9 @@ class UserTypes:
         """γ before each observation, from what the same person did earlier: [N, K] for each part.
 
         `when`: when each observation of each part took place, any numbers [N] that sort a person's
-        (two at one time do not know of each other's order). People are matched by their ids.
+        (at one time, in the order of the parts). People are matched by their ids.
         """
-        ids = np.concatenate([part.person_ids[part.person] for part in parts])
+        ids = np.concatenate([part.person_ids[part.person.numpy()] for part in parts])
         person, when = pd.factorize(ids)[0], np.concatenate(when)
         each = torch.cat([self.observation_log_likelihood(part) for part in parts])
         order = torch.as_tensor(np.lexsort((when, person)))
@@ -180,7 +180,7 @@ class UserTypes:
 
 
 def save_types(types: UserTypes, path: str | Path) -> None:
-    """Write the utility's parameters and the prior, as safetensors; float32."""
+    """Write the utility's parameters and the prior, as safetensors, in the precision they have."""
     tensors = {f"utility.{k}": v.contiguous() for k, v in types.utility.state_dict().items()}
     tensors |= {"order": types.order, "log_prior": types.log_prior}
     numbers = ("log_likelihood", "n_people", "n_observations")

@@ -422,6 +422,10 @@ def test_what_texts_are_worth_is_learnt(tmp_path):
     save_text_worth(model, tmp_path / "t.safetensors")
     back = load_text_worth(tmp_path / "t.safetensors")
     assert torch.allclose(back(a[:99], b[:99]), model(a[:99], b[:99]), atol=0.02)
+    level = fit_text_worth(prompt, text, features, torch.ones(20_000, 2), seed=0, config=config,
+                           progress=False)  # fmt: skip
+    with torch.no_grad():
+        assert torch.allclose(level(a[:99], b[:99]), torch.ones(99, 2), atol=1e-3)
 
 
 class Returns(nn.Module):

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from pasta_lib.choices import BadData
 from pasta_lib.datasets.pasta import bank_sessions, read_sessions
 from pasta_lib.datasets.rows import Account
 from pasta_lib.sessions import UNJUDGED
@@ -175,3 +176,11 @@ def test_sessions_are_answers_as_their_files_are(law):
     for name, want in vars(written).items():
         got = getattr(answers_in(sessions, law, x), name)
         assert torch.allclose(got.double(), want.double(), atol=1e-6), name
+
+
+def test_a_prompt_that_the_bank_does_not_hold_is_refused(law):
+    turns = read_sessions(RATERS_DIR / "sessions_0.parquet", Account())
+    few = turns.select(np.arange(len(turns.frame)) < 5)
+    few.frame.loc[2, "initial_prompt"] = "a prompt nobody knows"
+    with pytest.raises(BadData, match="row 2: 'a prompt nobody knows'"):
+        answers_of(few, law, perceived(load_bank()).reshape(-1, people.WIDTH))

@@ -14,10 +14,12 @@ from torch import nn
 
 import pasta_lib.em as em
 from pasta_lib.choices import BadData, ChoiceData
+from pasta_lib.clip_utility import ClipUtility
 from pasta_lib.datasets.electricity import read_electricity
 from pasta_lib.em import EMConfig, fit_user_types
-from pasta_lib.em_steps import NewtonStep, cut
+from pasta_lib.em_steps import GradientStep, NewtonStep, cut
 from pasta_lib.information import mixture_hessian, standard_errors
+from pasta_lib.panel import Panel
 from pasta_lib.user_model import (
     LinearUtility,
     choice_log_probabilities,
@@ -181,23 +183,25 @@ def test_likelihood_and_posterior_by_hand():
     assert known[0, 1].item() == pytest.approx(second, abs=1e-6)
 
 
-def test_the_newton_step_is_the_derivatives_of_the_expected_log_likelihood():
+@pytest.mark.parametrize("strength", [1e-8, 3.0])
+def test_the_newton_step_is_the_derivatives_of_the_expected_log_likelihood(strength):
     data = small_ragged()
-    step = NewtonStep(data, 2, ridge=1e-8)
+    step = NewtonStep(data, 2, ridge=strength)
     generator = torch.Generator().manual_seed(1)
     weight = torch.randn(2, 2, generator=generator, dtype=torch.float64)
     log_prior = torch.tensor([0.6, 0.4], dtype=torch.float64).log()
     at, following = step(torch.cat([log_prior, weight.flatten()])[None])
 
     types = types_with(weight, log_prior.exp(), data)
-    assert at.item() == pytest.approx(types.log_likelihood, abs=1e-6)
+    penalty = (step.prior_precision * weight.square()).sum() / 2
+    assert at.item() == pytest.approx(types.log_likelihood - penalty.item(), abs=1e-9)
     gamma = types.posterior(data)
     block = cut(data, slice(None), slice(0, data.n_people))
 
     def expected(flat):
         utility = block.utility(partial(stacked(types.utility), flat[None]), {"weight": flat})
         each = block.each_log_likelihood(utility, {})
-        ridge = 1e-8 / 2 * (step.prior_precision / 1e-8 * flat.reshape(2, 2) ** 2).sum()
+        ridge = (step.prior_precision * flat.reshape(2, 2) ** 2).sum() / 2
         return (gamma * block.by_person(each)[:, 0]).sum() - ridge
 
     start = weight.flatten()
@@ -469,6 +473,62 @@ def test_a_utility_that_does_not_fit_is_refused():
     ):
         with pytest.raises(BadData, match=words):
             fit_user_types(small_ragged(), utility, 3, seed=0, progress=False)
+    data = small_ragged()
+    n, of_two = data.n_observations, nn.Linear(2, 3)
+    prompts = replace(data, context=torch.zeros(n, dtype=torch.long),
+                      context_table=torch.ones(1, 4, dtype=torch.float64))  # fmt: skip
+    ties = replace(data, tie=torch.zeros(n, dtype=torch.float64))
+    rated = ratings_alone()
+    for odd, utility, words in (
+        (prompts, LinearUtility(2, 3), "cannot take the data's 2 and 4 features"),
+        (data, ClipUtility(2, *[torch.zeros(0)] * 2, 3, 1.0), "cannot take the data's 2 features"),
+        (ties, of_two, "`log_tie`"),
+        (ties, LinearUtility(2, 3), "`log_tie`"),
+        (rated, of_two, "`rating_terms`"),
+        (Panel.of(data), LinearUtility(2, 3), "not a panel"),
+    ):
+        with pytest.raises(BadData, match=words):
+            fit_user_types(odd, utility, 3, seed=0, progress=False)
+
+
+def ratings_alone() -> ChoiceData:
+    rng = np.random.default_rng(0)
+    x, person = rng.normal(size=(60, 1, 2)), np.arange(60) // 5
+    return ChoiceData.from_arrays(x, rating=x[:, 0, 0] + rng.normal(size=60) / 9, person=person)
+
+
+def test_ratings_alone_can_be_fitted():
+    utility = ClipUtility(0, torch.full((2,), 0.5), torch.full((2,), 0.5), 2, 1.0)
+    data = ratings_alone()
+    data = replace(data, context=torch.zeros(60, dtype=torch.long),
+                   context_table=torch.zeros(1, 2, dtype=torch.float64))  # fmt: skip
+    config = EMConfig(wave=1, min_waves=1, max_waves=1, confirmations=1, max_passes=20, ridge=1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # few passes
+        types = fit_user_types(data, utility, 2, seed=0, config=config, progress=False)
+    assert np.isfinite(types.log_likelihood)
+
+
+def test_a_strong_ridge_keeps_a_network_where_it_began():
+    data, utility = small_ragged(), nn.Linear(2, 2, bias=False, dtype=torch.float64)
+    nn.init.constant_(utility.weight, 0.25)
+    moved = {}
+    for strength in (1e-8, 1e6):
+        config = EMConfig(wave=1, min_waves=1, max_waves=1, confirmations=1, max_passes=40,
+                          ridge=strength, learning_rate=0.01)  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # few passes
+            found = fit_user_types(data, utility, 2, seed=0, config=config, progress=False)
+        moved[strength] = (found.utility.weight - 0.25).abs().max().item()
+    assert moved[1e6] < 0.02 < 0.1 < moved[1e-8]
+    step = GradientStep(utility, data, 2, 0.01, 4096, 3.0, torch.Generator(), posterior)
+    off = utility.weight.detach().flatten()[None] + torch.tensor([[0.1, 0.0, -0.2, 0.0]])
+    assert step._penalty(off).item() == pytest.approx(3.0 / 2 * 0.05)
+
+
+def test_the_race_stops_restarts_and_the_best_is_counted(panel):
+    restarts = fit(panel, 3, config=EMConfig()).restarts
+    assert 1 <= restarts.found_best <= restarts.finished < restarts.tried
 
 
 def test_standard_errors_of_what_the_data_leave_open_are_refused():

@@ -103,3 +103,13 @@ def test_calibration():
     sharper = p**3 / (p**3).sum(1, keepdims=True)
     assert calibration_error(sharper, chosen) > 0.08
     assert calibration_error(np.array([[1.0, 0], [0, 1]]), np.array([0, 1]), bins=2) == 0
+
+
+def test_few_answers_have_a_calibration_error_too():
+    p = np.array([[0.5, 0.3, 0.1, 0.1]] * 3)
+    assert 0 <= calibration_error(p, np.array([0, 0, 1])) <= 1
+
+
+def test_one_picture_has_no_inversions():
+    one = np.array([[1.0, np.nan], [1.0, 2.0]])
+    assert np.isnan(inversion_score(one, one)).tolist() == [True, False]

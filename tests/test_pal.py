@@ -125,3 +125,20 @@ def test_the_same_seed_gives_the_same_prototypes():
         for s in (0, 0, 1)
     )
     assert torch.equal(one, other) and not torch.equal(one, third)
+
+
+def test_one_observation_is_enough_to_be_placed():
+    data = planted()[0]
+    one = data.select(torch.arange(data.n_observations) == 0)
+    assert known().posterior_before([one], [np.zeros(1)])[0].shape == (1, 2)
+
+
+def test_a_strong_ridge_keeps_prototypes_where_they_began():
+    data, start = planted()[0], Plain(2)
+    torch.nn.init.constant_(start.weight, 0.5)
+    moved = {}
+    for ridge in (1e-3, 1e7):
+        config = replace(CONFIG, ridge=ridge, epochs=10)
+        found = fit_pal(data, start, 2, seed=0, config=config, progress=False)
+        moved[ridge] = (found.utility.weight - 0.5).abs().max().item()
+    assert moved[1e7] < 0.1 < 0.5 < moved[1e-3]

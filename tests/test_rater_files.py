@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from scipy.special import expit
 
 from pasta_lib.baselines import untrained
 from pasta_lib.choices import BadData
@@ -188,6 +189,27 @@ def test_the_maker_makes_the_tables_that_are_shipped(tmp_path, crowd):
     ):
         assert a.execute(query).fetchall() == b.execute(query).fetchall()
     assert len(ids) == 2 * raters.PEOPLE
+
+
+def test_which_pictures_are_shown_says_nothing_of_the_chance_in_judging_them(
+    tmp_path, crowd, monkeypatch
+):
+    asked, rank = [], raters.rank
+
+    def watched(crowd, shown, purpose):
+        asked.append((shown, rank(crowd, shown, purpose)))
+        return asked[-1][1]
+
+    monkeypatch.setattr(raters, "rank", watched)
+    make_raters.write_rankings(make_raters.RatersConfig(), crowd, tmp_path / "hpd")
+    shown, ranks = asked[1]  # unnamed pairs
+    worth = raters.worth(crowd, shown)
+    p = expit(crowd.people.steadiness[shown.person] * (worth[:, 0] - worth[:, 1]))
+    won = ranks[:, 0] == 1
+    for place in (0, 1):
+        own = shown.member[:, place] == shown.prompt  # the scene that was asked for stands there
+        z = (won - p)[own].sum() / (p * (1 - p))[own].sum() ** 0.5
+        assert own.sum() > 200 and abs(z) < 4, (place, z)
 
 
 def test_a_picked_none_carries_the_old_prompt_on(turns):

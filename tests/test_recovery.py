@@ -65,3 +65,16 @@ def test_what_types_are_called_does_not_matter():
     types, sat, truth = world()
     renamed = {person: (kind + 1) % K for person, kind in truth.items()}
     assert recovery(types, sat, renamed) == recovery(types, sat, truth)
+
+
+def test_of_nobody_nothing_is_said():
+    types, sat, truth = world()
+    first = sat.picks.first.numpy()[sat.picks.person.numpy()]
+    few = np.arange(sat.picks.n_observations) - first < 3
+    picks = sat.picks.select(torch.as_tensor(few))
+    none = np.zeros(sat.judgements.n_observations, bool)
+    none[0] = True  # and one judgement alone
+    judged = sat.judgements.select(torch.as_tensor(none))
+    found = recovery(types, Sat(picks, judged, (sat.when[0][few], sat.when[1][none])), truth)
+    assert np.isnan(found["adjusted_rand_index"]) and found["people"] == 0
+    assert list(found["adjusted_rand_index_after"]) == [1, 2, 3]

@@ -90,6 +90,8 @@ def test_sessions_go_on_where_they_stopped(crowd, played):
     half = play(started(), untrained(3), crowd, 3, turns=2)
     cut = Sessions(**{k: v[:, :2] if v.ndim > 1 else v for k, v in vars(played).items()})
     assert all((getattr(half, k) == v).all() for k, v in vars(cut).items())
+    whole = play(half, untrained(3), crowd, 3, turns=3)
+    assert all((getattr(whole, k) == v).all() for k, v in vars(played).items())
 
 
 def test_the_best_slate_against_brute_force():

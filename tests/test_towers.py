@@ -14,6 +14,7 @@ from pasta_lib.clip_utility import ClipUtility
 from pasta_lib.concepts import Concepts
 from pasta_lib.em import EMConfig, fit_user_types
 from pasta_lib.encoders import ClipEncoder
+from pasta_lib.simulator import utilities_of_columns
 from pasta_lib.towers import PixelTower, TokenTower, Towers
 from pasta_lib.user_types import UserTypes
 from pasta_lib.world.renderer import render_seeded
@@ -85,3 +86,26 @@ def test_towers_learn_what_frozen_heads_are_not_shown(clip, data):
         if not torch.equal(new, old)
     }
     assert moved == {"image", "text", "heads"}
+
+
+def test_columns_are_worth_what_types_say_of_them_by_the_best_share_too():
+    usual = torch.full((3,), 0.5)
+    heads = ClipUtility(4, usual, usual, 2, 1.0)
+    g = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        heads.likes.copy_(torch.randn(heads.likes.shape, generator=g))
+        heads.tenth_log_share.fill_(-0.11)  # a third of the pictures counts
+    pictures, prompts = torch.rand(5, 4, 7, generator=g), torch.rand(2, 7, generator=g)
+    types, plain = (
+        UserTypes(u.requires_grad_(False), torch.arange(2), torch.full((2,), 0.5).log(), 0.0, 1, 1,
+                  None)
+        for u in (Towers(torch.nn.Identity(), torch.nn.Identity(), heads), heads)
+    )  # fmt: skip
+    worth = utilities_of_columns(types, pictures, prompts)
+    assert torch.equal(worth, utilities_of_columns(plain, pictures, prompts))
+    data = ChoiceData.from_arrays(
+        items=torch.arange(20).reshape(1, 5, 4), table=pictures.flatten(0, 1),
+        context=torch.zeros(1, dtype=torch.long), context_table=prompts[:1],
+        target=torch.zeros(1, dtype=torch.long), person=[0],
+    )  # fmt: skip
+    assert worth[0].numpy() == pytest.approx(types.column_utilities(data)[0].numpy(), abs=1e-5)

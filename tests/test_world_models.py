@@ -1,6 +1,7 @@
 """The shipped models and files: whole, loadable in their libraries' own way, and good enough."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -22,7 +23,14 @@ from pasta_lib.world.eye import HEADS, Reading, load_eye, right
 from pasta_lib.world.reachable import reachable
 from pasta_lib.world.renderer import render_seeded
 from pasta_lib.world.scenes import SUBJECT_NAMES, Scene, sample_scenes, to_array
-from pasta_lib.world.weights import WORLD_DIR, WeightsError, read_manifest, require, write_manifest
+from pasta_lib.world.weights import (
+    WORLD_DIR,
+    WeightsError,
+    read_manifest,
+    require,
+    write_atomically,
+    write_manifest,
+)
 
 
 @pytest.fixture(scope="module")
@@ -283,3 +291,19 @@ def test_shipped_bank_pictures_can_be_drawn_again():
         assert np.abs(getattr(reading, name).numpy() - kept).max() < 0.1
     kept = bank.subject[members, pictures].argmax(1)
     assert (reading.subject.numpy()[range(4), kept] > 0.3).all()
+
+
+def test_two_processes_that_write_one_file_do_not_disturb_each_other(tmp_path, monkeypatch):
+    path, replaced = tmp_path / "a.json", os.replace
+
+    def and_meanwhile_another(source, target):
+        with monkeypatch.context() as other:
+            other.setattr(os, "replace", replaced)
+            other.setattr(os, "getpid", lambda: -1)
+            write_atomically(path, b"the other's")
+        assert path.read_bytes() == b"the other's"
+        replaced(source, target)
+
+    monkeypatch.setattr(os, "replace", and_meanwhile_another)
+    write_atomically(path, b"mine")
+    assert path.read_bytes() == b"mine" and list(tmp_path.iterdir()) == [path]

@@ -153,7 +153,7 @@ def write_rankings(config: RatersConfig, crowd: raters.Crowd, folder: Path) -> N
     person = rng.choice(train, config.anonymous)
     prompt = raters.prompts_for(np.zeros(config.anonymous, bool), EVERY, crowd.seed, "anonymous of")
     shown = raters.show(person, 2, crowd.seed, "anonymous", prompt)
-    first = raters.rank(crowd, shown, "anonymous")[:, 0] == 1
+    first = raters.rank(crowd, shown, "anonymous ranks")[:, 0] == 1
     ids = image_ids()[shown.member, shown.picture]
     words = np.array(bank_prompts(), object)[prompt]
     write_json(folder / "train.json", [

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from pasta_lib.choices import BadData
 from pasta_lib.datasets.pasta import Turns
 from pasta_lib.sessions import UNJUDGED, Sessions
 from pasta_lib.world import people
@@ -142,7 +143,8 @@ def seen(law: Law, x: np.ndarray, asked_for: np.ndarray) -> tuple[Tensor, Tensor
 
 def answers_of(turns: Turns, law: Law, x: np.ndarray) -> tuple[Answers, np.ndarray]:
     """What the people of `turns` saw and answered, and their ids `[U]`. `x` `[36064, 88]`: what the
-    eye sees in the bank's pictures."""
+    eye sees in the bank's pictures. Raises `BadData` for an initial prompt that the bank does not
+    hold."""
     frame = turns.frame
     person, ids = pd.factorize(frame["person_id"])
     place = frame.groupby(person).cumcount().to_numpy(copy=True)
@@ -151,6 +153,12 @@ def answers_of(turns: Turns, law: Law, x: np.ndarray) -> tuple[Answers, np.ndarr
     last = pd.Series(np.where(picked, place, np.nan)).groupby(session).ffill()
     last = last.groupby(session).shift().fillna(-1).to_numpy(int)
     prompt = pd.Index(bank_prompts()).get_indexer(frame["initial_prompt"])
+    if (prompt < 0).any():
+        row = int((prompt < 0).argmax())
+        raise BadData(
+            f"{turns.source}, row {row}: {frame['initial_prompt'].iloc[row]!r} is no prompt of the "
+            "image bank; only sessions that begin from one of its prompts can be predicted here."
+        )
     pictures = rows_of(turns.images.ravel()).reshape(turns.images.shape)
     asked_for = np.broadcast_to(reachable()[prompt][:, None, None], (*pictures.shape, 7))
 

@@ -83,7 +83,7 @@ class Law:
 def draw_law(seed: int) -> Law:
     """The types of a population.
 
-    Each likes one category of subjects that no other type likes best, half of them a second one;
+    Each likes one category of subjects (but for the last, of its own), some of them a second one;
     one or two styles, two backgrounds, a colour and a number; and dislikes one of each. Four pairs
     of a category and a style or background please or displease each type beyond that. The last two
     types differ in style alone.

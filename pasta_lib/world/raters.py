@@ -147,7 +147,11 @@ def compare(crowd: Crowd, shown: Shown, purpose: str) -> np.ndarray:
 
 
 def rank(crowd: Crowd, shown: Shown, purpose: str) -> np.ndarray:
-    """Each picture's rank, `[N, I]`, 1 the best: Plackett and Luce's model."""
+    """Each picture's rank, `[N, I]`, 1 the best: Plackett and Luce's model.
+
+    `purpose` names the noise: another word than the pictures were drawn by (`show`), or the numbers
+    that chose row n's pictures decide how they are ranked.
+    """
     values = worth(crowd, shown)
     noise = gumbels(crowd.seed, purpose, [np.arange(len(values))], values.shape[1])
     noisy = crowd.people.steadiness[shown.person, None] * values + noise

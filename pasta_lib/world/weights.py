@@ -87,8 +87,9 @@ def require(name: str, world_dir: Path = WORLD_DIR) -> Path:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside the target, then rename, so that no reader ever sees half a file."""
+    """Write beside the target, then rename, so that no reader ever sees half a file, nor two
+    processes that write the same one each other's."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + UNFINISHED)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")
     temporary.write_bytes(content)
     os.replace(temporary, path)
