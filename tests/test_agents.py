@@ -56,14 +56,17 @@ def reader():
     g = torch.Generator().manual_seed(0)
     members = len(reachable())
     features = torch.rand(members, 6, F, generator=g)
-    text_worth = TextWorth(F, K, hidden=8)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        text_worth = TextWorth(F, K, hidden=8).requires_grad_(False)
+    text_worth.net[-1].weight *= 30  # some texts are liked more than others
     text_worth.deviation.fill_(5.0)
     row = np.full(members, -1)
     row[INITIAL] = np.arange(3)
     table = 2 * torch.randn(3, members, K, generator=g)
     prior = torch.tensor([0.5, 0.3, 0.2]).double().log()
     worth = ColumnWorth(table, row, prior, torch.tensor(0.2))
-    return Reader(features, text_worth.requires_grad_(False), worth)
+    return Reader(features, text_worth, worth)
 
 
 def started(n=N):
@@ -155,13 +158,17 @@ def test_who_is_told_the_type_takes_what_it_likes_most(reader, moment):
 
 def test_a_slate_level_critic_takes_the_best_that_it_searched(reader, moment):
     """Against Q worked out slate by slate, pick by pick: the posterior after each by Bayes' rule,
-    and what it expects to follow."""
+    and what it expects to follow. What follows picks has a say: for the additive critic, some
+    slates are others."""
     sessions, candidates = moment
     made = trained(True)
     critics, slate = made.critics, iql_agent(made, reader)(sessions, candidates)
+    additive = iql_agent(trained(False), reader)(sessions, candidates)
+    other = (np.sort(slate, 1) != np.sort(additive, 1)).any(1)
+    assert 10 <= other.sum() <= 30
     gamma = beliefs(reader.column_worth, sessions)
     history = reader.history(sessions, gamma)
-    for s in (0, 11, 23):
+    for s in (*other.nonzero()[0][:4], *(~other).nonzero()[0][:2]):
         h = [critic.encoder(history)[s : s + 1, -1:] for critic in critics]
         one = sessions.select(np.array([s]))
         words = candidates.member[[s]][:, None], candidates.wording[[s]][:, None]
@@ -175,8 +182,6 @@ def test_a_slate_level_critic_takes_the_best_that_it_searched(reader, moment):
             expected = (joint.sum(1) * (after * follows[t]).sum(1)).sum()
             q.append(score[:, t].mean() - (follows[t] @ gamma[s, -1]).mean() + expected)
         assert set(slate[s]) == set(slates[torch.stack(q).argmax()].tolist())
-    additive = iql_agent(trained(False), reader)(sessions, candidates)
-    assert (np.sort(slate, 1) != np.sort(additive, 1)).any()  # what follows picks has a say
 
 
 def test_a_critics_value_of_a_slate_is_what_its_parts_say(reader, moment):

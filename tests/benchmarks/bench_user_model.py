@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ import pandas as pd
 import torch
 
 from pasta_lib.choices import ChoiceData
-from pasta_lib.clip_utility import TYPES, ClipUtility, fit_clip_types, fit_common
+from pasta_lib.clip_utility import ClipUtility, fit_clip_types, fit_common
 from pasta_lib.datasets.pickapic import read_pickapic
 from pasta_lib.datasets.rows import Account
 
@@ -96,12 +95,10 @@ def fit(args) -> None:
     usual, pairs = torch.full((CONCEPTS,), 0.5), torch.combinations(torch.arange(20)).T
     utility = ClipUtility(WIDTH, usual, usual, 1, 100.0, pairs)
     before, start = peak(), time.perf_counter()
-    passes = 3
-    common, config = fit_common(data, utility, seed=0), replace(TYPES, max_passes=passes)
-    fit_clip_types(data, common, 8, seed=0, config=config)
+    fit_clip_types(data, fit_common(data, utility, seed=0), 8, seed=0)
     seconds = time.perf_counter() - start
     print(f"{n:9,} choices of 4 x 4 pictures, width {WIDTH}, {CONCEPTS} concepts, K = 8: "
-          f"{seconds:6.0f} s for K = 1 and {passes} passes, peak memory {peak() - before:5.0f} MB "
+          f"{seconds:6.0f} s for K = 1 and K = 8, peak memory {peak() - before:5.0f} MB "
           "above the data")  # fmt: skip
 
 
