@@ -51,14 +51,18 @@ INITIAL = np.array([2, 70, 500])
 EVERY_SLATE = np.array([s for s in combinations(range(25), 4) if len(set(CATEGORY[list(s)])) == 4])
 
 
+def random_worth(kinds):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return TextWorth(F, kinds, hidden=8).requires_grad_(False)
+
+
 @pytest.fixture(scope="module")
 def reader():
     g = torch.Generator().manual_seed(0)
     members = len(reachable())
     features = torch.rand(members, 6, F, generator=g)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        text_worth = TextWorth(F, K, hidden=8).requires_grad_(False)
+    text_worth = random_worth(K)
     text_worth.net[-1].weight *= 30  # some texts are liked more than others
     text_worth.deviation.fill_(5.0)
     row = np.full(members, -1)
@@ -82,16 +86,14 @@ def moment(reader):
     return sessions, propose(sessions.initial, *sessions.current(), shown, sessions.session, 0)
 
 
-def trained(slate_level, seed=0):
+def trained(slate_level):
     config = IQLConfig(hidden=12, slate_level=slate_level)
-    value, critics = new_networks(F, 2 * F + 5, K, config, seed)
+    value, critics = new_networks(F, 2 * F + 5, K, config, 0)
     with torch.no_grad():
         for critic in critics:
             for parameter in critic.parameters():
                 parameter *= 3
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        prospects = TextWorth(F, 4 * K, hidden=8).requires_grad_(False)
+    prospects = random_worth(4 * K)
     prospects.net[-1].weight *= 10
     prospects.deviation.fill_(10.0)
     return Trained(critics.requires_grad_(False), value.requires_grad_(False), [], prospects)

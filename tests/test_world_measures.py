@@ -254,12 +254,10 @@ def test_diversity_is_that_of_seeds_of_one_prompt(tiny, monkeypatch):
         assert found[f"ratio{suffix}"]["n"] == 60
     by_style = [found[f"ratio, {name}"] for name in STYLES]
     assert sum(part["n"] for part in by_style) == 60
-    texts = [captions.parse(text).scene.style for text in texts[::4]]
-    mine = np.array(texts) == "vintage"
-    rendered = evaluate_world.renders(
-        np.repeat(to_array([captions.parse(text).scene for text in asked[0][0][::4]]), 4, 0),
-        4 * evaluate_world.CONTROL,
-    )  # fmt: skip
+    asked_for = [captions.parse(text).scene for text in texts[::4]]
+    mine = np.array([scene.style == "vintage" for scene in asked_for])
+    four_each = np.repeat(to_array(asked_for), 4, 0)
+    rendered = evaluate_world.renders(four_each, 4 * evaluate_world.CONTROL)
     both = (vectors, clip.encode_images(rendered).reshape(60, 4, -1))
     above, below = (evaluate_world.pairwise_distances(v)[mine].mean() for v in both)
     assert found["ratio, vintage"]["value"] == pytest.approx(above / below, rel=0.01)

@@ -396,15 +396,14 @@ def evaluate_diversity(config: EvaluationConfig) -> dict:
             renders(np.repeat(scenes, 4, 0), 4 * CONTROL),
         )
     )
+    g, r = (pairs.mean(1) for pairs in (generated, rendered))  # by caption
+    euclidean = (np.sqrt(2 * pairs).mean(1) for pairs in (generated, rendered))
     result = {}
-    for suffix, distance in (
-        (", Euclidean", lambda cosine: np.sqrt(2 * cosine)), ("", lambda cosine: cosine),
-    ):  # fmt: skip
-        g, r = (distance(pairs).mean(1) for pairs in (generated, rendered))
+    for suffix, (above, below) in (("", (g, r)), (", Euclidean", euclidean)):
         result |= {
-            f"generated{suffix}": mean(g),
-            f"renders{suffix}": mean(r),
-            f"ratio{suffix}": jackknife(ratio_of_means, g, r),
+            f"generated{suffix}": mean(above),
+            f"renders{suffix}": mean(below),
+            f"ratio{suffix}": jackknife(ratio_of_means, above, below),
         }
     for style, name in enumerate(STYLES):
         mask = scenes[:, STYLE] == style
