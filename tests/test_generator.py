@@ -204,6 +204,19 @@ print(type(pipeline.unet).__name__, type(pipeline.vae).__name__)
     assert done.stdout.split() == ["PatchTransformer", "PatchAutoencoder"], done.stderr
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_loads_without_a_gpu_and_holds_the_same_weights(dtype, patch_folder):
+    """As `load_pipeline` does for a GPU: first on the CPU, which can't do all in half."""
+    whole, half = (
+        load_pipeline(GeneratorConfig(model=patch_folder, dtype=d)) for d in ("float32", dtype)
+    )
+    for part in ("unet", "vae", "text_encoder"):
+        expected = getattr(whole, part).state_dict()
+        for name, value in getattr(half, part).state_dict().items():
+            assert value.dtype == getattr(torch, dtype), name
+            assert torch.equal(value, expected[name].to(value.dtype)), name
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.skipif(not (WORLD_DIR / "text_to_image" / "unet").exists(), reason="not made yet")

@@ -185,7 +185,7 @@ class Retouch(nn.Module):
     ) -> None:
         super().__init__()
         self.patch = patch
-        basis = nn.init.orthogonal_(torch.empty(3 * patch**2, channels))
+        basis = nn.init.orthogonal_(torch.empty(3 * patch**2, channels, dtype=torch.float32))
         self.register_buffer("to_points", basis)
         self.register_buffer("to_cells", basis.mT.clone())
         self.conv_in = nn.Conv2d(2 * 12, width, 3, padding=1)
