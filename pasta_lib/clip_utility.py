@@ -76,8 +76,11 @@ class ClipUtility(nn.Module):
         """What is liked whatever was asked for: a_k·c + Σ b_kvw c_vw."""
         shown = image[..., self.width :]
         first, second = self.pairs
-        both = shown[..., first] * shown[..., second] / unit(self.shown[first] * self.shown[second])
-        return (shown / unit(self.shown)) @ self.likes.T + both @ self.likes_together.T
+        by_concept = shown.reshape(-1, shown.shape[-1]).T.contiguous()  # whole rows, several times
+        both = by_concept[first] * by_concept[second]  # as fast to gather as columns
+        likes = self.likes / unit(self.shown)
+        together = self.likes_together / unit(self.shown[first] * self.shown[second])
+        return (likes @ by_concept + together @ both).T.reshape(*shown.shape[:-1], -1)
 
     def meets(self, image: Tensor, text: Tensor) -> Tensor:
         """How much it is what was asked for: τ i·t + m_k·(c ∘ q)."""
