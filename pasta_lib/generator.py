@@ -7,9 +7,9 @@ this form (Stable Diffusion 3, PixArt); not those that pack latents into tokens 
 picture's noise is drawn on the CPU from the picture's own seed, so that a prompt and a seed name
 one picture, whatever the batch it is drawn in.
 
-The miniature's autoencoder and denoiser are classes of this package, which `diffusers` finds only
-where they are imported already. So `import pasta_lib.generator` comes first, and then a bare
-`DiffusionPipeline.from_pretrained("data/world/text_to_image")` loads it too.
+The miniature's autoencoder, denoiser and scheduler are classes of this package, which `diffusers`
+finds only where they are imported already. So `import pasta_lib.generator` comes first, and then a
+bare `DiffusionPipeline.from_pretrained("data/world/text_to_image")` loads it too.
 """
 
 import warnings
@@ -22,7 +22,7 @@ import torch
 from diffusers import DiffusionPipeline
 from tqdm.auto import tqdm
 
-from pasta_lib.world import autoencoder, denoiser  # noqa: F401 - diffusers loads what is imported
+from pasta_lib.world import autoencoder, denoiser, scheduler  # noqa: F401 - so diffusers finds them
 from pasta_lib.world.weights import require
 
 MINIATURE = "miniature"

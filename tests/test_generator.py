@@ -11,7 +11,6 @@ import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
-    DDIMScheduler,
     EulerDiscreteScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
@@ -27,6 +26,7 @@ from pasta_lib.world.autoencoder import PatchAutoencoder
 from pasta_lib.world.denoiser import SCHEDULE, PatchTransformer
 from pasta_lib.world.eye import load_eye
 from pasta_lib.world.scenes import from_array, sample_scenes
+from pasta_lib.world.scheduler import QuietDDIMScheduler
 from pasta_lib.world.weights import WORLD_DIR, WeightsError, require
 
 # diffusers' Euler scheduler hands a tensor to numpy in a way that numpy 2 frowns upon
@@ -85,7 +85,7 @@ def patch_folder(tmp_path_factory):
     pipeline = StableDiffusionPipeline(
         vae=PatchAutoencoder.fit(torch.rand(40, 3, 64, 64) * 2 - 1), text_encoder=text,
         tokenizer=tokenizer, unet=unet, safety_checker=None, feature_extractor=None,
-        scheduler=DDIMScheduler(**SCHEDULE), requires_safety_checker=False,
+        scheduler=QuietDDIMScheduler(**SCHEDULE), requires_safety_checker=False,
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("patch")
     pipeline.save_pretrained(folder)

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import batches, configure, to_pictures, to_pixels
+from diffusers import DDIMScheduler
 from make_eye import wear
 
 from pasta_lib.encoders import ClipEncoder
@@ -47,14 +48,13 @@ from pasta_lib.world.scenes import (
     sample_scenes,
     shows_colour,
 )
-from pasta_lib.world.vocabulary import (
-    STYLES,
-    SUBJECTS,
-)
+from pasta_lib.world.scheduler import LAST_NOISE
+from pasta_lib.world.vocabulary import STYLES, SUBJECTS
 from pasta_lib.world.weights import MEASURED, WORLD_DIR, read_manifest, require, write_atomically
 
 CONTROL = 10**7  # seeds of the evaluation start here; no maker uses them
-_DRAWING, _CLIP, _SPRITES = ("text_to_image/", "steps", "guidance"), "clip/", "sprites.png"
+_DRAWING = ("text_to_image/", "steps", "guidance", "last_noise")
+_CLIP, _SPRITES = "clip/", "sprites.png"
 NEEDS = {  # section → what of `models` it depends on, as beginnings of keys
     "eye": (EYE_FILE, _SPRITES),
     "calibration": (EYE_FILE, _SPRITES, "text_to_image/vae/"),
@@ -63,6 +63,7 @@ NEEDS = {  # section → what of `models` it depends on, as beginnings of keys
     "steps": (*_DRAWING, EYE_FILE),
     "frechet": (*_DRAWING, EYE_FILE, _SPRITES),
     "diversity": (*_DRAWING, _CLIP, _SPRITES),
+    "scheduler": (*_DRAWING, _CLIP, EYE_FILE, _SPRITES),
     "speed": (*_DRAWING, _SPRITES),
     "bank": (BANK_FILE,),
     "open": (BANK_FILE,),
@@ -74,7 +75,9 @@ NEEDS = {  # section → what of `models` it depends on, as beginnings of keys
 class EvaluationConfig:
     """How much is measured."""
 
-    sections: str = "eye,calibration,clip,fidelity,steps,frechet,diversity,speed,bank,open"
+    sections: str = (
+        "eye,calibration,clip,fidelity,steps,frechet,diversity,scheduler,speed,bank,open"
+    )
     renders: int = 4000  # held-out renders for the eye, and for its calibration
     zero_shot: int = 1000  # held-out renders for CLIP, each against 88 captions
     seen: int = 2000  # generated pictures of seen combinations
@@ -82,6 +85,7 @@ class EvaluationConfig:
     steps: int = 1000  # pictures drawn with the fast and with the 50-step setting
     frechet: int = 5000  # pictures on each side of a Fréchet distance
     diversity: int = 5000  # captions, four pictures each; 1,000 leave an error of .02 in the ratio
+    scheduler: int = 500  # captions, four pictures each by either scheduler
     threads: int = 1  # CPU threads (the speed section uses two)
 
 
@@ -108,7 +112,9 @@ def main() -> None:
 def models(world_dir: Path = WORLD_DIR) -> dict[str, str | float]:
     """What there is to measure: the digest of every file, and how pictures are drawn."""
     drawing = GeneratorConfig()
-    return read_manifest(world_dir) | {"steps": drawing.steps, "guidance": drawing.guidance}
+    return read_manifest(world_dir) | {
+        "steps": drawing.steps, "guidance": drawing.guidance, "last_noise": LAST_NOISE,
+    }  # fmt: skip
 
 
 def needed(section: str, now: dict) -> dict:
@@ -409,6 +415,36 @@ def evaluate_diversity(config: EvaluationConfig) -> dict:
         mask = scenes[:, STYLE] == style
         result[f"ratio, {name}"] = jackknife(ratio_of_means, g[mask], r[mask])
     return result
+
+
+def evaluate_scheduler(config: EvaluationConfig) -> dict:
+    """What less noise before the last step changes: the same captions and seeds, four pictures
+    each, by plain DDIM and by the pipeline's scheduler; by each the ratio of `evaluate_diversity`
+    and what the eye reads, and the differences, of pairs."""
+    scenes = sample_scenes(config.scheduler, np.random.default_rng(CONTROL + 9))
+    four, seed = np.repeat(scenes, 4, 0), 6 * CONTROL
+    prompts = np.repeat(worded(scenes, seed), 4).tolist()
+    encoder, eye, pipeline = ClipEncoder(), load_eye(), load_pipeline(GeneratorConfig())
+    rendered = _by_caption(encoder, renders(four, seed))
+    distances, hits, out = {}, {}, {}
+    for name, kind in (("DDIM", DDIMScheduler), ("ours", type(pipeline.scheduler))):
+        pipeline.scheduler = kind.from_config(pipeline.scheduler.config)
+        pictures = generate(pipeline, prompts, range(seed, seed + len(prompts)))
+        distances[name] = _by_caption(encoder, pictures)
+        found = right(eye.read(pictures).labels(), four)
+        hits[name] = {a: found[a].reshape(-1, 4).mean(1) for a in ATTRIBUTES}
+        out[name] = {"ratio": jackknife(ratio_of_means, distances[name], rendered)}
+        out[name] |= {a: mean(hits[name][a]) for a in ATTRIBUTES}
+    less = distances["ours"] - distances["DDIM"]
+    out["difference"] = {"ratio": jackknife(ratio_of_means, less, rendered)}
+    out["difference"] |= {a: mean(hits["ours"][a] - hits["DDIM"][a]) for a in ATTRIBUTES}
+    return out
+
+
+def _by_caption(encoder: ClipEncoder, pictures: np.ndarray) -> np.ndarray:
+    """Mean cosine distance among each caption's four pictures, `[4 N, H, W, 3]` → `[N]`."""
+    vectors = encoder.encode_images(pictures)
+    return pairwise_distances(vectors.reshape(len(pictures) // 4, 4, -1)).mean(1)
 
 
 def ratio_of_means(above: np.ndarray, below: np.ndarray) -> float:

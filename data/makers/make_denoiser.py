@@ -28,7 +28,7 @@ from common import (
     load_pool,
     to_latents,
 )
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 from make_text_encoder import READER, token_ids
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -37,6 +37,7 @@ from pasta_lib.world import captions
 from pasta_lib.world.autoencoder import PatchAutoencoder
 from pasta_lib.world.denoiser import SCHEDULE, PatchTransformer, signal_share
 from pasta_lib.world.scenes import from_array
+from pasta_lib.world.scheduler import QuietDDIMScheduler
 from pasta_lib.world.weights import WORLD_DIR, require, write_atomically, write_manifest
 
 PIPELINE = WORLD_DIR / "text_to_image"
@@ -111,7 +112,7 @@ def assemble(
     """Write the pipeline's folder in fp16."""
     pipeline = StableDiffusionPipeline(
         vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet,
-        scheduler=DDIMScheduler(**SCHEDULE), safety_checker=None, feature_extractor=None,
+        scheduler=QuietDDIMScheduler(**SCHEDULE), safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,
     )  # fmt: skip
     kept = {path: path.read_bytes() for path in (out / "tokenizer").glob("*")}

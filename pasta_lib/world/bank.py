@@ -21,6 +21,7 @@ from pasta_lib.world import captions
 from pasta_lib.world.eye import Reading
 from pasta_lib.world.reachable import reachable
 from pasta_lib.world.scenes import SUBJECT_NAMES, from_array
+from pasta_lib.world.scheduler import LAST_NOISE
 from pasta_lib.world.weights import WORLD_DIR, WeightsError, read_manifest, require
 
 BANK_FILE = "bank.npy"
@@ -101,6 +102,7 @@ def bank_card(world_dir: Path = WORLD_DIR) -> dict:
     return {
         "steps": drawing.steps,
         "guidance": drawing.guidance,
+        "last_noise": LAST_NOISE,
         "prompts": hashlib.sha256("\n".join(prompts()).encode()).hexdigest(),
         "models": models_fingerprint(world_dir),
     }
@@ -161,10 +163,10 @@ def load_bank(world_dir: Path = WORLD_DIR) -> Bank:
             f"{path} was built with other weights than those beside it (changed: "
             f"{', '.join(changed)}). {mend}"
         )
-    for key in ("steps", "guidance"):
-        if card[key] != now[key]:
+    for key in ("steps", "guidance", "last_noise"):
+        if card.get(key) != now[key]:
             raise WeightsError(
-                f"{path} was drawn with {key} = {card[key]}, pictures now are with {now[key]}. "
+                f"{path} was drawn with {key} = {card.get(key)}, pictures now are with {now[key]}. "
                 f"{mend}"
             )
     if card["prompts"] != now["prompts"]:
