@@ -22,6 +22,7 @@ from pasta_lib.world.people import Law, draw_population
 from pasta_lib.world.raters import Crowd
 
 HELD_OUT_PEOPLE = 1000  # seeds of people drawn for evaluation alone begin here
+VALIDATION = 2000  # seed of what validation people are shown, and how they answer
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def validation_stage(law: Law, x: np.ndarray, population: int) -> Stage:
         np.zeros(len(person), bool), raters.initial_prompts(population), population,
         "validation stage",
     )  # fmt: skip
-    return Stage(Crowd(people, x, HELD_OUT_PEOPLE), person, initial)
+    return Stage(Crowd(people, x, VALIDATION), person, initial)
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Played:
 def perform(agent: Agent, stage: Stage) -> Played:
     """An agent before everybody."""
     sessions = begin(np.arange(len(stage.person)), stage.person, stage.initial)
-    out = play(sessions, agent, stage.crowd, HELD_OUT_PEOPLE)
+    out = play(sessions, agent, stage.crowd, stage.crowd.seed)
     value = [stage.crowd.values(sessions, out.member[:, t]) for t in range(out.turns)]
     return Played(np.stack(value, 1), out.versus_last)
 

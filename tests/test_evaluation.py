@@ -1,5 +1,7 @@
 """Head-to-heads and their intervals."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -66,6 +68,16 @@ def test_agents_play_on_the_same_chances(stage):
     better = perform(peeking_oracle(stage.crowd), stage)
     assert (better.utility[:, 0] >= first.utility[:, 0] - 1e-6).all()  # of the same candidates
     assert win_probability(better, first, stage).mean() > 0.6
+
+
+def test_validation_people_meet_chances_of_their_own(stage):
+    """Both stages number their sessions from 0: by one seed, session for session would be shown,
+    and answer, by the same random numbers."""
+    validation = validation_stage(draw_law(0), stage.crowd.x, 0)
+    assert validation.crowd.seed != stage.crowd.seed
+    other = replace(stage, crowd=replace(stage.crowd, seed=validation.crowd.seed))
+    here, there = (perform(untrained(0), s).value[:, 0] for s in (stage, other))
+    assert (here != there).mean() > 0.5  # of the first slates: other candidates, mostly
 
 
 def test_a_crossed_interval_covers_as_often_as_it_says():

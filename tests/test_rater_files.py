@@ -194,14 +194,22 @@ def test_the_maker_makes_the_tables_that_are_shipped(tmp_path, crowd):
 def test_which_pictures_are_shown_says_nothing_of_the_chance_in_judging_them(
     tmp_path, crowd, monkeypatch
 ):
-    asked, rank = [], raters.rank
+    asked, words = [], {"show": set(), "rank": set()}
+    rank, show = raters.rank, raters.show
 
-    def watched(crowd, shown, purpose):
+    def ranked(crowd, shown, purpose):
+        words["rank"].add(purpose)
         asked.append((shown, rank(crowd, shown, purpose)))
         return asked[-1][1]
 
-    monkeypatch.setattr(raters, "rank", watched)
+    def shown_by(person, images, seed, purpose, prompt):
+        words["show"].add(purpose)
+        return show(person, images, seed, purpose, prompt)
+
+    monkeypatch.setattr(raters, "rank", ranked)
+    monkeypatch.setattr(raters, "show", shown_by)
     make_raters.write_rankings(make_raters.RatersConfig(), crowd, tmp_path / "hpd")
+    assert len(words["rank"]) == len(words["show"]) == 2 and not words["rank"] & words["show"]
     shown, ranks = asked[1]  # unnamed pairs
     worth = raters.worth(crowd, shown)
     p = expit(crowd.people.steadiness[shown.person] * (worth[:, 0] - worth[:, 1]))

@@ -133,7 +133,7 @@ def write_rankings(config: RatersConfig, crowd: raters.Crowd, folder: Path) -> N
     prompt = raters.prompts_for(held_out, EVERY, crowd.seed, "rankings of")
     one = raters.show(np.zeros_like(prompt), config.ranked, crowd.seed, "rankings", prompt)
     each = [np.repeat(v, config.rankers, 0) for v in (one.prompt, one.member, one.picture)]
-    ranks = raters.rank(crowd, raters.Shown(*each, rankers), "rankings")
+    ranks = raters.rank(crowd, raters.Shown(*each, rankers), "ranks")
     ranks = ranks.reshape(config.rankings, config.rankers, -1)
     who = rankers.reshape(config.rankings, config.rankers).astype(str)
     ids = image_ids()[one.member, one.picture]
