@@ -76,11 +76,13 @@ class ClipUtility(nn.Module):
         """What is liked whatever was asked for: a_k·c + Σ b_kvw c_vw."""
         shown = image[..., self.width :]
         first, second = self.pairs
-        by_concept = shown.reshape(-1, shown.shape[-1]).T.contiguous()  # whole rows, several times
-        both = by_concept[first] * by_concept[second]  # as fast to gather as columns
+        # Concepts first: whole rows are gathered several times as fast as columns.
+        by_concept = shown.reshape(-1, shown.shape[-1]).T.contiguous()
+        both = by_concept[first] * by_concept[second]
         likes = self.likes / unit(self.shown)
         together = self.likes_together / unit(self.shown[first] * self.shown[second])
-        return (likes @ by_concept + together @ both).T.reshape(*shown.shape[:-1], -1)
+        each = likes @ by_concept + together @ both
+        return each.T.reshape(*shown.shape[:-1], len(likes))
 
     def meets(self, image: Tensor, text: Tensor) -> Tensor:
         """How much it is what was asked for: τ i·t + m_k·(c ∘ q)."""

@@ -86,8 +86,9 @@ class Studio:
         """Generator, how it draws, and encoder, as the log names them."""
         d = self.drawing
         revision = f"@{d.revision}" if d.revision else ""
-        how = f"{d.steps} steps, guidance {d.guidance:g}"
-        return f"{d.model}{revision}, {how}, CLIP {self.sight.encoder.config.model}"
+        steps = f"{d.steps} steps by {type(self.pipeline.scheduler).__name__}"
+        clip = self.sight.encoder.config.model
+        return f"{d.model}{revision}, {steps}, guidance {d.guidance:g}, CLIP {clip}"
 
     def images(self, member: np.ndarray) -> list[list[str]]:
         """What the log calls the pictures of members. Only those that are drawn as the bank was

@@ -49,6 +49,7 @@ from pasta_lib.world.scenes import (  # noqa: E402
     sample_scenes,
     to_array,
 )
+from pasta_lib.world.scheduler import QuietDDIMScheduler  # noqa: E402
 from pasta_lib.world.sketch import Meanings, Styling, moved  # noqa: E402
 from pasta_lib.world.vocabulary import BACKGROUNDS, STYLES  # noqa: E402
 from pasta_lib.world.weights import WORLD_DIR  # noqa: E402
@@ -450,6 +451,7 @@ def test_assembled_pipeline_loads_and_keeps_the_tokenizer(tmp_path):
     after = {path.name: path.read_bytes() for path in (tmp_path / "tokenizer").iterdir()}
     assert before == after
     pipeline = DiffusionPipeline.from_pretrained(tmp_path, use_safetensors=True)
+    assert type(pipeline.scheduler) is QuietDDIMScheduler
     assert pipeline.scheduler.config.prediction_type == "sample"
     assert not list(tmp_path.rglob("*.bin"))
     assert str(tmp_path) not in "".join(p.read_text() for p in tmp_path.rglob("config.json"))

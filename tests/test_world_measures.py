@@ -620,7 +620,7 @@ def test_in_euclidean_distance_they_differ_as_much_as_renders_do(measured):
     assert 0.7 <= measured["diversity"]["ratio, Euclidean"]["value"] <= 1.3
 
 
-def test_less_noise_before_the_last_step_brings_that_and_costs_nothing_that_is_asked_for(measured):
+def test_less_noise_before_the_last_step_lowers_that_at_little_cost(measured):
     differs = measured["scheduler"]["difference"]
     assert differs["ratio"]["value"] < -3 * differs["ratio"]["se"]
     for name in ("subject", "style", "background", "count", "colour"):

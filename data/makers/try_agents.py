@@ -27,7 +27,6 @@ from scipy.special import softmax
 from pasta_lib.agents import iql_agent
 from pasta_lib.baselines import untrained
 from pasta_lib.evaluation import (
-    HELD_OUT_PEOPLE,
     Played,
     Stage,
     crossed_interval,
@@ -129,7 +128,7 @@ def types_recognised(study: Study, stage: Stage, config: TryConfig) -> dict:
         agent = agents_named(study, name, stage)[0]
         number = np.arange(len(stage.person))
         sessions = play(
-            begin(number, stage.person, stage.initial), agent, stage.crowd, HELD_OUT_PEOPLE
+            begin(number, stage.person, stage.initial), agent, stage.crowd, stage.crowd.seed
         )
         found = study.true_names[beliefs(study.reader.column_worth, sessions)[:, 1:].argmax(2)]
         answers = best_possible.answers_in(sessions, law, study.x)
