@@ -113,13 +113,20 @@ class Critic(nn.Module):
 
     def items(self, h: Tensor, slates: Slates) -> Tensor:
         """f(h, p) `[B, T, C]` of texts, from h `[B, T, H]`."""
-        parts = [h[:, :, None].expand(-1, -1, slates.text.shape[2], -1), slates.text]
         if not self.encoder.belief:
-            return self.head(torch.cat(parts, -1))[..., 0]
+            return self._read(h, slates.text)
         belief = h[:, :, None, -self.n_types :]
         now = (slates.worth * belief).sum(-1, keepdim=True)
         later = (slates.follows * belief).sum(-1)
-        return later + (now + self.head(torch.cat([*parts, slates.worth, now], -1)))[..., 0]
+        read = self._read(h, torch.cat([slates.text, slates.worth, now], -1))
+        return later + now[..., 0] + read
+
+    def _read(self, h: Tensor, texts: Tensor) -> Tensor:
+        """The head, of h and each text; its first layer takes h once for all C of them."""
+        first, *rest = self.head
+        of_h, of_texts = first.weight.tensor_split([h.shape[-1]], 1)
+        both = (h @ of_h.T + first.bias)[:, :, None] + texts @ of_texts.T
+        return nn.Sequential(*rest)(both)[..., 0]
 
 
 def picked(belief: Tensor, worth: Tensor, follows: Tensor) -> Tensor:
