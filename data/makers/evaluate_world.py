@@ -396,7 +396,7 @@ def evaluate_diversity(config: EvaluationConfig) -> dict:
     prompts = np.repeat(worded(scenes, 4 * CONTROL), 4).tolist()
     encoder = ClipEncoder()
     generated, rendered = (
-        pairwise_distances(encoder.encode_images(pictures).reshape(len(scenes), 4, -1))
+        within_captions(encoder, pictures)
         for pictures in (
             drawn(prompts, GeneratorConfig(), 4 * CONTROL),
             renders(np.repeat(scenes, 4, 0), 4 * CONTROL),
@@ -425,12 +425,12 @@ def evaluate_scheduler(config: EvaluationConfig) -> dict:
     four, seed = np.repeat(scenes, 4, 0), 8 * CONTROL
     prompts = np.repeat(worded(scenes, seed), 4).tolist()
     encoder, eye, pipeline = ClipEncoder(), load_eye(), load_pipeline(GeneratorConfig())
-    rendered = _by_caption(encoder, renders(four, seed))
+    rendered = within_captions(encoder, renders(four, seed)).mean(1)
     distances, hits, out = {}, {}, {}
     for name, kind in (("DDIM", DDIMScheduler), ("ours", QuietDDIMScheduler)):
         pipeline.scheduler = kind.from_config(pipeline.scheduler.config)
         pictures = generate(pipeline, prompts, range(seed, seed + len(prompts)))
-        distances[name] = _by_caption(encoder, pictures)
+        distances[name] = within_captions(encoder, pictures).mean(1)
         found = right(eye.read(pictures).labels(), four)
         hits[name] = {a: found[a].reshape(-1, 4).mean(1) for a in ATTRIBUTES}
         out[name] = {"ratio": jackknife(ratio_of_means, distances[name], rendered)}
@@ -441,10 +441,10 @@ def evaluate_scheduler(config: EvaluationConfig) -> dict:
     return out
 
 
-def _by_caption(encoder: ClipEncoder, pictures: np.ndarray) -> np.ndarray:
-    """Mean cosine distance among each caption's four pictures, `[4 N, H, W, 3]` → `[N]`."""
+def within_captions(encoder: ClipEncoder, pictures: np.ndarray) -> np.ndarray:
+    """Cosine distances among each caption's four pictures, `[4 N, H, W, 3]` → `[N, 6]`."""
     vectors = encoder.encode_images(pictures)
-    return pairwise_distances(vectors.reshape(len(pictures) // 4, 4, -1)).mean(1)
+    return pairwise_distances(vectors.reshape(len(pictures) // 4, 4, -1))
 
 
 def ratio_of_means(above: np.ndarray, below: np.ndarray) -> float:
