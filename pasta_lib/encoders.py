@@ -8,6 +8,7 @@ model, wherever and in whichever order it is asked for.
 import hashlib
 import io
 import sqlite3
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -74,6 +75,7 @@ class ClipEncoder:
     def encode_texts(self, texts: Sequence[str], progress: bool = False) -> np.ndarray:
         """Unit-length embeddings of texts, float32 `[N, D]`.
 
+        Warns, once, of texts with more tokens than the model reads; their ends are left out.
         Raises ValueError naming the row of a text that is empty or is not a string.
         """
         if isinstance(texts, str):
@@ -82,11 +84,31 @@ class ClipEncoder:
             if not isinstance(text, str) or not text.strip():
                 raise ValueError(f"text {row} of {len(texts)} is empty or no string: {text!r}")
 
+        overlong = []
+
         def run(rows: list[int]) -> torch.Tensor:
-            tokens = self.tokenizer([texts[row] for row in rows])
+            words = [texts[row] for row in rows]
+            overlong.extend(np.array(rows)[self._overlong(words)])
+            tokens = self.tokenizer(words)
             return self.model.encode_text(tokens.to(self.config.device), normalize=True)
 
-        return self._remembered("text", (text.encode() for text in texts), run, progress)
+        vectors = self._remembered("text", (text.encode() for text in texts), run, progress)
+        if overlong:
+            warnings.warn(
+                f"of {len(overlong)} of {len(texts)} texts the end was not read, since the model "
+                f"reads {self.model.context_length} tokens; the first is text {overlong[0]}: "
+                f"{texts[overlong[0]][:60]!r} …",
+                stacklevel=2,
+            )
+        return vectors
+
+    def _overlong(self, words: list[str]) -> np.ndarray:
+        """Which texts have more tokens than the model reads. With room for one token more, the last
+        place but one is a word's, and not the end's or what fills up after it."""
+        room = self.model.context_length + 1
+        beyond = self.tokenizer(["a"], context_length=room)[0, 2:]
+        last_but_one = self.tokenizer(words, context_length=room)[:, -2]
+        return ~torch.isin(last_but_one, beyond).numpy()
 
     def logit_scale(self) -> float:
         """The factor CLIP was trained to multiply cosines by."""

@@ -2,19 +2,21 @@
 
 The miniature model is the default; SDXL is the same call with another configuration
 (`pasta_lib.hub`). Meant are the pipelines whose latents are a picture of `in_channels` by
-`sample_size` by `sample_size`: U-Nets (Stable Diffusion 1 and 2, SDXL) and transformers that keep
-this form (Stable Diffusion 3, PixArt); not those that pack latents into tokens first (Flux). Every
-picture's noise is drawn on the CPU from the picture's own seed, so that a prompt and a seed name
-one picture, whatever the batch it is drawn in.
+`sample_size` by `sample_size`: U-Nets (Stable Diffusion 1 and 2, SDXL; tested with tiny ones in
+their formats) and, untested, transformers that keep this form (Stable Diffusion 3, PixArt); not
+those that pack latents into tokens first (Flux). Every picture's noise is drawn on the CPU from the
+picture's own seed, so that a prompt and a seed name one picture, whatever the batch it is drawn in.
 
 The miniature's autoencoder, denoiser and scheduler are classes of this package, which `diffusers`
 finds only where they are imported already. So `import pasta_lib.generator` comes first, and then a
 bare `DiffusionPipeline.from_pretrained("data/world/text_to_image")` loads it too.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,8 @@ from pasta_lib.world import autoencoder, denoiser, scheduler  # noqa: F401 - so 
 from pasta_lib.world.weights import require
 
 MINIATURE = "miniature"
-MAX_PROMPT = 2_000  # characters; no text encoder reads so many
+MAX_PROMPT = 2_000  # characters, far more than CLIP's text encoders read
+DTYPES = ("float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,13 @@ class GeneratorConfig:
     guidance: float = 2.0  # classifier-free guidance scale; 1 is without
     batch_size: int = 16
     device: str = "cpu"
-    dtype: str = ""  # float32, float16 or bfloat16; empty: float16 on a GPU, else float32
+    dtype: str = ""  # one of DTYPES; empty: float16 on a GPU, else float32
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch_size) < 1 or not math.isfinite(self.guidance):
+            raise ValueError(f"steps and batch_size are 1 or more, guidance is a number: {self}")
+        if self.dtype and self.dtype not in DTYPES:
+            raise ValueError(f"dtype {self.dtype!r}: expected one of {', '.join(DTYPES)}, or ''")
 
 
 def load_pipeline(config: GeneratorConfig) -> DiffusionPipeline:
@@ -69,10 +78,13 @@ def generate(
     config: GeneratorConfig = GeneratorConfig(),
     progress: bool = True,
 ) -> np.ndarray:
-    """Draw one picture for each prompt and its seed: uint8 `[N, H, W, 3]`.
+    """Draw one picture for each prompt and its seed, a whole number from 0: uint8 `[N, H, W, 3]`.
 
-    Warns of a prompt with more tokens than the pipeline reads, and draws what it does read. Raises
-    ValueError for an empty or overlong prompt, or as many seeds as prompts are not given.
+    A pipeline draws something for any words, also for those it was never taught; which words the
+    miniature knows, `world.captions.parse` says. Warns of a prompt with more tokens than the
+    pipeline reads, and draws what it does read. Raises ValueError for a prompt that is empty,
+    overlong or no string, for a seed that is no whole number, and where prompts and seeds are not
+    as many.
     """
     _check(prompts, seeds)
     _warn_of_unread_words(pipeline, prompts)
@@ -108,13 +120,17 @@ def _check(prompts: Sequence[str], seeds: Sequence[int]) -> None:
     if len(prompts) != len(seeds) or not len(prompts):
         raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds; give one seed a prompt")
     for i, prompt in enumerate(prompts):
-        if not prompt.strip():
-            raise ValueError(f"prompt {i} is empty; write what the picture shows")
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise ValueError(
+                f"prompt {i} is empty or no string: {prompt!r}; write what the picture shows"
+            )
         if len(prompt) > MAX_PROMPT:
             raise ValueError(
                 f"prompt {i} has {len(prompt):,} characters, at most {MAX_PROMPT:,} are accepted "
-                "(a text encoder reads the first 77 tokens or fewer): shorten it"
+                "(CLIP's text encoders read the first 77 tokens or fewer): shorten it"
             )
+        if not isinstance(seeds[i], Integral) or not 0 <= seeds[i] < 2**63:
+            raise ValueError(f"seed {i} is {seeds[i]!r}; expected a whole number from 0 to 2⁶³ - 1")
 
 
 def _warn_of_unread_words(pipeline: DiffusionPipeline, prompts: Sequence[str]) -> None:

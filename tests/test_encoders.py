@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import sqlite3
+import warnings
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -215,6 +216,23 @@ def test_what_is_no_picture_is_named(tiny_folder, pictures, bad, message):
 def test_what_is_no_text_is_named(tiny_folder, bad):
     with pytest.raises(ValueError, match="text 1 of 3 is empty or no string"):
         ClipEncoder(EncoderConfig(tiny_folder)).encode_texts(["a cat", bad, "a fox"])
+
+
+@pytest.mark.parametrize("full_size", [False, True])
+def test_texts_longer_than_the_model_reads_are_named_once(full_size, tiny_folder, tmp_path):
+    small = open_clip.get_model_config("ViT-B-32")
+    small["vision_cfg"]["layers"] = small["text_cfg"]["layers"] = 1
+    name = save_clip(tmp_path, small, seed=0) if full_size else tiny_folder
+    encoder = ClipEncoder(EncoderConfig(name, batch_size=2))
+    limit = 77 if full_size else 32
+    fitting = " ".join(["cat"] * (limit - 2))  # with a token before and one after
+    words = ["a cat", fitting, f"{fitting} cat", "two foxes", f"{fitting} cat fox neon"]
+    with pytest.warns(UserWarning, match=rf"of 2 of 5 texts.*reads {limit} tokens.*is text 2"):
+        vectors = encoder.encode_texts(words)
+    assert np.abs(vectors[2] - vectors[4]).max() < 1e-6  # it is true that the ends are not read
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoder.encode_texts(words[:2])
 
 
 def test_one_string_is_not_a_list(tiny_folder):

@@ -1,5 +1,7 @@
 """Prompts to pictures: one code path for the miniature and for SDXL's real format."""
 
+import ast
+import inspect
 import re
 import shutil
 import subprocess
@@ -19,6 +21,7 @@ from diffusers import (
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from pasta_lib import encoders, generator
 from pasta_lib.generator import GeneratorConfig, generate, load_pipeline
 from pasta_lib.hub import SDXL
 from pasta_lib.world import captions
@@ -113,15 +116,24 @@ def test_one_code_path_draws_with_either(kind, side, request):
 
 
 def test_no_second_code_path_for_the_miniature():
-    """The module names no pipeline class and asks for no model by name but its folder."""
-    import inspect
+    """The modules name no class of models, ask none what it is, and know the miniature by nothing
+    but its folder. (`getattr`: a denoiser is called `unet` or `transformer`.)"""
+    for module, named, asked in ((generator, 3, 2), (encoders, 4, 0)):
+        code = ast.unparse(_without_docstrings(ast.parse(inspect.getsource(module))))
+        for name in ("XL", "StableDiffusion", "Patch", "hasattr", " type("):
+            assert name not in code, name
+        # its definition, the default, its checked folder; in one an error's words
+        assert code.count("MINIATURE") == named
+        assert code.count("getattr") == asked  # the denoiser, and torch's dtype
 
-    import pasta_lib.generator as module
 
-    source = inspect.getsource(module)
-    assert "XL" not in source.replace("SDXL", "")
-    assert "StableDiffusion" not in source
-    assert source.count("MINIATURE") == 3  # its definition, the default, its checked folder
+def _without_docstrings(tree: ast.AST) -> ast.AST:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
+            node
+        ):
+            node.body = node.body[1:] or [ast.Pass()]
+    return tree
 
 
 @pytest.mark.parametrize(
@@ -133,11 +145,30 @@ def test_no_second_code_path_for_the_miniature():
         (["a cat"], [1, 2], "1 prompts and 2 seeds"),
         ([], [], "0 prompts"),
         ("a cat", [1, 2, 3, 4, 5], "one string"),
+        (["a cat", None], [1, 2], "prompt 1 is empty or no string: None"),
+        ([b"a cat"], [1], "prompt 0 is empty or no string"),
+        (["a cat"], [1.7], "seed 0 is 1.7; expected a whole number"),
+        (["a cat", "a fox"], [1, -1], "seed 1 is -1"),
+        (["a cat"], [2**70], "seed 0 is 1180591620717411303424"),
     ],
 )
 def test_bad_prompts_are_refused_before_anything_is_drawn(prompts, seeds, message):
     with pytest.raises(ValueError, match=message):
         generate(None, prompts, seeds)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"steps": 0}, "steps and batch_size are 1 or more"),
+        ({"batch_size": 0}, "steps and batch_size are 1 or more"),
+        ({"guidance": float("nan")}, "guidance is a number"),
+        ({"dtype": "float8"}, "'float8': expected one of float32, float16, bfloat16"),
+    ],
+)
+def test_settings_that_draw_nothing_are_refused(bad, message):
+    with pytest.raises(ValueError, match=message):
+        GeneratorConfig(**bad)
 
 
 def test_a_prompt_longer_than_the_model_reads_is_drawn_with_a_warning(patch_folder):
@@ -215,6 +246,29 @@ def test_half_precision_loads_without_a_gpu_and_holds_the_same_weights(dtype, pa
         for name, value in getattr(half, part).state_dict().items():
             assert value.dtype == getattr(torch, dtype), name
             assert torch.equal(value, expected[name].to(value.dtype)), name
+
+
+WORDS = ("two white foxes, watercolour", "happiness", "a rocket at sunset, neon", "a quiet evening")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_the_miniature_draws_the_same_in_half_precision(dtype):
+    whole, half = (
+        generate(load_pipeline(config), WORDS, range(4), config, progress=False)
+        for config in (GeneratorConfig(), GeneratorConfig(dtype=dtype))
+    )
+    assert np.abs(whole.astype(int) - half).max() <= 16
+    assert (load_eye().read(whole).labels() == load_eye().read(half).labels()).all()
+
+
+def test_a_prompt_and_a_seed_are_one_picture_of_the_miniature_whatever_the_batch():
+    pipeline, words = load_pipeline(GeneratorConfig()), WORDS * 3
+    together, alone, by_five = (
+        generate(pipeline, words, range(12), GeneratorConfig(batch_size=b), progress=False)
+        for b in (12, 1, 5)
+    )
+    assert np.abs(together.astype(int) - alone).max() <= 8
+    assert np.abs(together.astype(int) - by_five).max() <= 8
 
 
 @pytest.mark.gpu

@@ -233,6 +233,21 @@ def test_own_colours_are_said_one_time_in_five():
         ("'two foxes'", Scene("fox", count=2), ()),
         ("\u201cthree foxes\u201d (neon)", Scene("fox", style="neon", count=3), ()),
         ("a jack-o\u2019-lantern & a cat", Scene("jack-o'-lantern", second="cat"), ()),
+        ("-3 cats", Scene("cat", count=2), ("-3",)),
+        ("1,000 cats, 2.5 high", Scene("cat", count=2), ("1,000", "2.5", "high")),
+        # plurals that people make by rule
+        ("three fishes", Scene("fish", count=3), ()),
+        ("volcanos", Scene("volcano", count=2), ()),
+        # backgrounds of a colour: those that there are, and others
+        ("a fox on white", Scene("fox", background="white"), ()),
+        ("two foxes against pink, neon", Scene("fox", "natural", "neon", "pink", 2), ()),
+        ("a fox on a purple background", Scene("fox"), ("purple background",)),
+        ("on a red background, a white fox", Scene("fox", "white"), ("red background",)),
+        ("happiness against a blue background", Scene.of_idea("happiness"), ("blue background",)),
+        ("a cat on red", Scene("cat"), ("red",)),
+        # media that are no style
+        ("an oil painting of a cat", Scene("cat"), ("oil", "painting")),
+        ("a photo of a cat, vintage photo", Scene("cat", style="vintage"), ("photo",)),
         # nothing vanishes
         ("a cat and a 猫", Scene("cat"), ("猫",)),
         ("a cat 🐉", Scene("cat"), ("🐉",)),

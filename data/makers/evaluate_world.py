@@ -39,6 +39,7 @@ from pasta_lib.world.scenes import (
     IDEA_NAMES,
     STYLE,
     SUBJECT,
+    SUBJECT_NAMES,
     VALUES,
     Scene,
     from_array,
@@ -47,6 +48,7 @@ from pasta_lib.world.scenes import (
     resolve,
     sample_scenes,
     shows_colour,
+    to_array,
 )
 from pasta_lib.world.scheduler import LAST_NOISE, QuietDDIMScheduler
 from pasta_lib.world.vocabulary import STYLES, SUBJECTS
@@ -246,30 +248,43 @@ def calibration_error(confidence: np.ndarray, hits: np.ndarray, bins: int = 10) 
 
 
 def evaluate_clip(config: EvaluationConfig) -> dict:
-    """Zero-shot accuracy by attribute, among captions that differ in that attribute alone, and
-    retrieval in batches of 64, on renders of held-out combinations."""
+    """Zero-shot accuracy by attribute, among captions that differ in that attribute alone: whole
+    ones, and "short" ones that say the subject and this attribute and no more; the subject, by its
+    bare name, also of pictures of which a bare name says no wrong (one, in its own colour). Then
+    retrieval in batches of 64. All that on renders of held-out combinations; ideas' bare names on
+    renders of what they stand for."""
     encoder = ClipEncoder()
     rng = np.random.default_rng(CONTROL + 1)
     scenes = sample_scenes(config.zero_shot, rng, held_out=True, second=0)
     image = encoder.encode_images(renders(scenes, CONTROL + 1))
-    alone = encoder.encode_texts([captions.write(Scene(s)) for s in SUBJECTS])
-    named_alone = share((image @ alone.T).argmax(1) == scenes[:, SUBJECT])
-    hits = zero_shot(image, scenes, encoder.encode_texts)
-    return (
-        {attribute: share(h) for attribute, h in hits.items()}
-        | {"subject_named_alone": named_alone}
-        | _retrieval(encoder, rng)
-    )
+    out = {a: share(h) for a, h in zero_shot(image, scenes, encoder.encode_texts).items()}
+    out |= _retrieval(encoder, rng)
+
+    hits = zero_shot(image, scenes, encoder.encode_texts, short=True)
+    out |= {f"{attribute}, short": share(h) for attribute, h in hits.items()}
+    many = sample_scenes(10 * config.zero_shot, rng, held_out=True, second=0)
+    plain = many[(many[:, COLOUR] == 0) & (many[:, COUNT] == 1)][: config.zero_shot]
+    image = encoder.encode_images(renders(plain, CONTROL + 40))
+    hits = zero_shot(image, plain, encoder.encode_texts, short=True)
+    out["subject, short, of one in its own colour"] = share(hits["subject"])
+    return out | _ideas_named(encoder, rng)
 
 
-def zero_shot(image: np.ndarray, scenes: np.ndarray, encode_texts: Callable) -> dict:
+def zero_shot(
+    image: np.ndarray, scenes: np.ndarray, encode_texts: Callable, short: bool = False
+) -> dict:
     """Whether the right value's caption lies nearest, bool `[N]` by attribute.
 
     `image`: embeddings `[N, D]` of pictures of `scenes` `[N, 7]`, none with a second subject.
+    `short`: captions say the subject and the attribute alone, of pictures of anything.
     """
     out = {}
     for attribute, (column, values) in VALUES.items():
-        options = np.repeat(scenes[:, None], len(values), 1)
+        said = scenes.copy()
+        if short:
+            said[:] = to_array([Scene(SUBJECT_NAMES[0])])
+            said[:, SUBJECT] = scenes[:, SUBJECT]
+        options = np.repeat(said[:, None], len(values), 1)
         options[..., column] = np.arange(len(values)) + (column == COUNT)
         texts = [captions.write(s) for s in from_array(options.reshape(-1, 7))]
         text = encode_texts(texts).reshape(len(scenes), len(values), -1)
@@ -296,6 +311,24 @@ def _retrieval(encoder: ClipEncoder, rng: np.random.Generator, n: int = 30) -> d
     return {
         "image_to_text": share(np.concatenate(to_text)),
         "text_to_image": share(np.concatenate(to_image)),
+    }
+
+
+def _ideas_named(encoder: ClipEncoder, rng: np.random.Generator, each: int = 40) -> dict:
+    """Whether an idea's bare name lies nearest of all to renders of what it stands for; and what
+    could be told who sees without fault and knows by what weights ideas choose scenes."""
+    idea = np.repeat(np.arange(len(IDEA_NAMES)), each)
+    asked = to_array([Scene.of_idea(IDEA_NAMES[i]) for i in idea])
+    scenes = resolve(asked, rng, training=True)
+    image = encoder.encode_images(renders(scenes, CONTROL + 50))
+    nearest = (image @ encoder.encode_texts(list(IDEA_NAMES)).T).argmax(1)
+    weights = {c: w[:-1] / w[:-1].sum(1, keepdims=True) for c, w in idea_weights().items()}
+    chance = np.prod(
+        [w[:, scenes[:, column] - (column == COUNT)] for column, w in weights.items()], 0
+    )
+    return {
+        "idea, short": share(nearest == idea),
+        "idea, best possible": share(chance.argmax(0) == idea),
     }
 
 

@@ -16,7 +16,7 @@ from common import Pool, PoolConfig, TrainConfig, batches, configure, fit, load_
 from torch import Tensor
 
 from pasta_lib.world.autoencoder import PatchAutoencoder
-from pasta_lib.world.eye import _COLUMN, EYE_FILE, HEADS, Eye
+from pasta_lib.world.eye import COLUMN, EYE_FILE, HEADS, Eye
 from pasta_lib.world.renderer import render
 from pasta_lib.world.scenes import (
     COUNT,
@@ -75,7 +75,7 @@ def estrange(images: Tensor, generator: torch.Generator) -> Tensor:
 def targets(scenes: np.ndarray, device) -> dict[str, Tensor]:
     """Class numbers by attribute, int64 `[B]`; -100 where an attribute cannot be seen."""
     out = {}
-    for name, column in _COLUMN.items():
+    for name, column in COLUMN.items():
         value = scenes[:, column] - (column == COUNT)
         if column == SECOND:
             value = np.where(value < 0, len(SUBJECT_NAMES), value)

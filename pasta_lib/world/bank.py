@@ -18,7 +18,7 @@ from diffusers import DiffusionPipeline
 
 from pasta_lib.generator import GeneratorConfig, generate
 from pasta_lib.world import captions
-from pasta_lib.world.eye import Reading
+from pasta_lib.world.eye import HEADS, Reading
 from pasta_lib.world.reachable import reachable
 from pasta_lib.world.scenes import SUBJECT_NAMES, from_array
 from pasta_lib.world.scheduler import LAST_NOISE
@@ -27,18 +27,16 @@ from pasta_lib.world.weights import WORLD_DIR, WeightsError, read_manifest, requ
 BANK_FILE = "bank.npy"
 BANK_CARD = "bank.json"
 PICTURES = 4  # M, pictures a member
+WIDTH = 64  # of the miniature CLIP's vectors
 MODELS = ("text_to_image/", "clip/", "eye.safetensors")  # what a bank depends on
 _SMALL = ("colour", "style", "background", "count")  # kept whole; of the subjects, the best three
 
 RECORD = np.dtype(
     [
-        ("embedding", "<f2", (64,)),
+        ("embedding", "<f2", (WIDTH,)),
         ("subject", "u1", (3,)),
         ("subject_probability", "u1", (3,)),
-        ("colour", "u1", (6,)),
-        ("style", "u1", (6,)),
-        ("background", "u1", (8,)),
-        ("count", "u1", (4,)),
+        *((name, "u1", (HEADS[name],)) for name in _SMALL),
         ("second", "u1"),
         ("second_probability", "u1"),
     ]
@@ -127,10 +125,9 @@ def _bytes(probability: torch.Tensor) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Bank:
-    """A whole bank. `records`: memory-mapped `[members, 4]` of `RECORD`; `card`: its making."""
+    """A whole bank. `records`: memory-mapped `[members, 4]` of `RECORD`."""
 
     records: np.ndarray
-    card: dict
 
     def embeddings(self, members: np.ndarray) -> np.ndarray:
         """CLIP embeddings, float32 `[..., 4, 64]`, of members `[...]` (rows of `reachable()`)."""
@@ -175,4 +172,4 @@ def load_bank(world_dir: Path = WORLD_DIR) -> Bank:
     expected = (len(reachable()), PICTURES)
     if records.shape != expected or records.dtype != RECORD:
         raise WeightsError(f"{path} has shape {records.shape}, expected {expected}. {mend}")
-    return Bank(records, card)
+    return Bank(records)

@@ -8,6 +8,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise, product
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +26,8 @@ _STYLE_LAST = (
 )
 _OPENINGS = ("", "", "", "an image of ", "a picture of ")
 _SMALL_WORDS = """a an the of on in at with and & next to under against style image picture
-photo drawing painting background scene showing some art illustration by beside is are very my"""
+background scene showing some art illustration by beside is are very my"""
+_BEFORE = ("on", "against")  # right before a colour, they make it the background's
 _STOPS = ",.;:!?\u2026\u2013\u2014"  # no phrase reaches across one
 _JOININGS = ("{a} and {b}", "{a} with {b}", "{a} next to {b}")
 
@@ -87,13 +89,16 @@ def parse(caption: str) -> Parsed:
 
     A colour or a number belongs to the noun that follows it, or to the last noun where none does;
     but with an unknown word right after it and no noun to come it belongs to that ("a cat on a red
-    roof") and is unknown too. A plural without a number counts as two. A subject's own colour is
-    "natural". So the scene is the canonical one: `parse(write(scene, rng)).scene == scene`.
+    roof") and is unknown too, as is a colour that no background has ("a cat on a red background").
+    A plural without a number that is known counts as two. A subject's own colour is "natural", as
+    in `to_array`: of a scene without one, `parse(write(scene, rng)).scene == scene`.
 
-    Raises CaptionError when it is empty, longer than `MAX_CAPTION`, names no subject and no idea,
-    says two different things of one attribute, or says of a second subject what it cannot have: a
-    colour or a number. Everything else it does not know is in `unknown`, in order.
+    Raises CaptionError when it is no text, empty, longer than `MAX_CAPTION`, names no subject and
+    no idea, says two different things of one attribute, or says of a second subject what it cannot
+    have: a colour or a number. Everything else it does not know is in `unknown`, in order.
     """
+    if not isinstance(caption, str):
+        raise CaptionError(f"a prompt is text, such as 'two foxes'; got {caption!r}")
     if not caption.strip():
         raise CaptionError("the prompt is empty; write what the picture shows, such as 'two foxes'")
     if len(caption) > MAX_CAPTION:
@@ -120,7 +125,8 @@ def parse(caption: str) -> Parsed:
         words = f" (not understood: {', '.join(unknown)})" if unknown else ""
         raise CaptionError(
             f"{caption!r} names nothing that this world can draw{words}; subjects are "
-            f"{', '.join(SUBJECT_NAMES[:6])}, … and ideas {', '.join(list(IDEAS)[:3])}, …"
+            f"{', '.join(SUBJECT_NAMES[:6])}, … and ideas {', '.join(list(IDEAS)[:3])}, … "
+            "(all are in pasta_lib.world.vocabulary)"
         )
     return Parsed(_scene(caption, nouns, style, background), unknown)
 
@@ -193,10 +199,12 @@ def _only(caption: str, attribute: str, values: list):
 
 
 def _tokens(text: str) -> list[str]:
-    """Words, stops, and runs of any other symbols. 'snow-white' is two words; "fox's" is one."""
+    """Words, stops, and runs of any other symbols. 'snow-white' is two words; "fox's" is one, and
+    so are "1,000" and "-3"."""
     text = unicodedata.normalize("NFC", text).lower().replace("\u2019", "'")
+    number = r"(?<!\w)-\d+(?:[.,]\d+)*|\d+(?:[.,]\d+)+"
     word, passed_over = r"[^\W_]+(?:'[^\W_]+)*", r"\-'\"\u2018\u201c\u201d`«»()\[\]"
-    return re.findall(rf"{word}|[{_STOPS}]|(?:[^\w\s{_STOPS}{passed_over}]|_)+", text)
+    return re.findall(rf"{number}|{word}|[{_STOPS}]|(?:[^\w\s{_STOPS}{passed_over}]|_)+", text)
 
 
 def _phrases_of(tokens: list[str]) -> list[_Phrase]:
@@ -214,8 +222,21 @@ def _phrases_of(tokens: list[str]) -> list[_Phrase]:
             out.append(_Phrase(tokens[i], "unknown"))
             length = 1
         i += length
+    return _of_what_is_unknown(out)
+
+
+def _of_what_is_unknown(out: list[_Phrase]) -> list[_Phrase]:
+    """The phrases, where colours and numbers of what is unknown are unknown too."""
+    for k, (colour, following) in enumerate(pairwise(out)):
+        if colour.attribute == "colour" and following.text == "background":
+            out[k] = _Phrase(f"{colour.text} background", "unknown")
+    for k, (where, colour) in enumerate(pairwise(out)):
+        noun_follows = out[k + 2 : k + 3] and out[k + 2].attribute == "subject"
+        if colour.attribute == "colour" and where.text in _BEFORE and not noun_follows:
+            out[k + 1] = _Phrase(colour.text, "unknown")
     nouns = [k for k, p in enumerate(out) if p.attribute in ("subject", "idea")]
-    for k in range(max(nouns, default=-1) + 1, len(out) - 1):
+    last = max(nouns, default=-1)
+    for k in range(last + 1, len(out) - 1):
         if out[k].attribute in ("colour", "count") and out[k + 1].attribute == "unknown":
             out[k] = _Phrase(out[k].text, "unknown")
     return out
@@ -230,9 +251,10 @@ def _known_phrases() -> tuple[dict[tuple[str, ...], tuple], int]:
         table.setdefault(tuple(_tokens(phrase)), (attribute, value, plural))
 
     for name, subject in SUBJECTS.items():
-        for singular, plural in (*subject.wordings, (name, name + "s")):
+        for singular, plural in (*subject.wordings, (name, _regular_plural(name))):
             know(singular, "subject", name)
             know(plural, "subject", name, plural=True)
+            know(_regular_plural(singular), "subject", name, plural=True)
     for name, wordings in COLOURS.items():
         for wording in wordings:
             for suffix in ("", " coloured", " colored"):
@@ -244,6 +266,8 @@ def _known_phrases() -> tuple[dict[tuple[str, ...], tuple], int]:
         for wording in wordings:
             for part in _shortened(wording):
                 know(part, "background", name)
+    for name, before in product(("white", "yellow", "pink", "teal"), _BEFORE):
+        know(f"{before} {name}", "background", name)
     for word, name in {"night": "night", "sunset": "sunset", "dusk": "sunset", "meadow": "meadow",
                        "snow": "snow"}.items():  # fmt: skip
         know(word, "background", name)
@@ -258,6 +282,14 @@ def _known_phrases() -> tuple[dict[tuple[str, ...], tuple], int]:
     for small in (*_SMALL_WORDS.split(), *_STOPS):
         know(small, "nothing")
     return table, max(map(len, table))
+
+
+def _regular_plural(noun: str) -> str:
+    if noun.endswith(("s", "x", "ch", "sh")):
+        return noun + "es"
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return noun[:-1] + "ies"
+    return noun + "s"
 
 
 def _shortened(wording: str) -> list[str]:

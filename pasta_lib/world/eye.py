@@ -13,36 +13,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pasta_lib.world.scenes import (
-    BACKGROUND,
-    BACKGROUND_NAMES,
-    COLOUR,
-    COLOUR_NAMES,
-    COUNT,
-    SECOND,
-    STYLE,
-    STYLE_NAMES,
-    SUBJECT,
-    SUBJECT_NAMES,
-    shows_colour,
-)
-from pasta_lib.world.vocabulary import COUNTS
+from pasta_lib.world.scenes import COLUMNS, COUNT, SECOND, SUBJECT_NAMES, VALUES, shows_colour
 from pasta_lib.world.weights import WORLD_DIR, WeightsError, require
 
 EYE_FILE = "eye.safetensors"
-HEADS = {
-    "subject": len(SUBJECT_NAMES),
-    "colour": len(COLOUR_NAMES),
-    "style": len(STYLE_NAMES),
-    "background": len(BACKGROUND_NAMES),
-    "count": len(COUNTS),
-    "second": len(SUBJECT_NAMES) + 1,  # the last class is "no second subject"
-}
+HEADS = {name: len(values) for name, (_, values) in VALUES.items()}  # classes by attribute
+HEADS["second"] = len(SUBJECT_NAMES) + 1  # the last class is "no second subject"
+COLUMN = {name: column for name, (column, _) in VALUES.items()} | {"second": SECOND}
 FEATURES = 160
-_COLUMN = {
-    "subject": SUBJECT, "colour": COLOUR, "style": STYLE, "background": BACKGROUND, "count": COUNT,
-    "second": SECOND,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,9 +39,9 @@ class Reading:
 
     def labels(self) -> np.ndarray:
         """The most probable scene of each picture, int64 `[B, 7]` as in `scenes`."""
-        out = np.full((len(self.subject), 7), -1, np.int64)
+        out = np.full((len(self.subject), len(COLUMNS)), -1, np.int64)
         for field in fields(self):
-            out[:, _COLUMN[field.name]] = getattr(self, field.name).argmax(1).numpy()
+            out[:, COLUMN[field.name]] = getattr(self, field.name).argmax(1).numpy()
         out[:, COUNT] += 1
         out[out[:, SECOND] == len(SUBJECT_NAMES), SECOND] = -1
         return out
@@ -164,7 +142,7 @@ def right(labels: np.ndarray, scenes: np.ndarray) -> dict[str, np.ndarray]:
     arrays are shorter.
     """
     out = {}
-    for name, column in _COLUMN.items():
+    for name, column in COLUMN.items():
         asked = np.ones(len(scenes), bool) if name == "second" else scenes[:, column] >= 0
         if name == "colour":
             asked &= shows_colour(scenes)

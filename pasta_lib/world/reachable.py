@@ -12,6 +12,7 @@ import numpy as np
 from pasta_lib.world.scenes import (
     BACKGROUND,
     COLOUR,
+    COLUMNS,
     COUNT,
     IDEA,
     IDEA_NAMES,
@@ -52,7 +53,7 @@ def reachable() -> np.ndarray:
 def _product(values: dict[int, np.ndarray], colour: int, count: int) -> np.ndarray:
     """All combinations of the values of some columns; the others as given or unsaid."""
     grid = np.meshgrid(*values.values(), indexing="ij")
-    out = np.full((grid[0].size, 7), UNSAID, np.int64)
+    out = np.full((grid[0].size, len(COLUMNS)), UNSAID, np.int64)
     out[:, COLOUR], out[:, COUNT] = colour, count
     for column, codes in zip(values, grid, strict=True):
         out[:, column] = codes.ravel()

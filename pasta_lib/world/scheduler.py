@@ -2,11 +2,11 @@
 
 In few steps, DDIM's guess of the noise is also a guess of what the denoiser could not tell apart
 from it, and the last step keeps some of it as texture: four pictures of one prompt then differ by
-more than four renders do. Halving what noise is left before that step takes a third of this away
-in six steps, and changes what the eye reads by some thousandths at most (notebook 00). The step is
-Song, Meng & Ermon (2021), "Denoising diffusion implicit models", eq. 12; less noise than a model
-was trained on is known from GANs and flows as truncation, or a low temperature; where it is done
-here is ours. In more steps the last one is shorter, and so there is less to halve.
+more than four renders do. Halving what noise is left before that step takes more than a quarter of
+this away in six steps, and changes what the eye reads by some thousandths at most (notebook 00).
+The step is Song, Meng & Ermon (2021), "Denoising diffusion implicit models", eq. 12; less noise
+than a model was trained on is known from GANs and flows as truncation, or a low temperature; where
+it is done here is ours. In more steps the last one is shorter, and so there is less to halve.
 """
 
 import torch

@@ -26,9 +26,10 @@ class Understood:
 
 
 def understand(typed: str, encoder: ClipEncoder) -> Understood:
-    """The member that says as much of what was typed as any. A word that contradicts the others is
-    left out; where nothing that can be drawn is named, the bare subject or idea that CLIP finds
-    nearest is played. Raises CaptionError for nothing but white space.
+    """The member that says as much of what was typed as any. Of words that contradict each other
+    the last is left out ("a neon cat, watercolour": a neon cat); where nothing that can be drawn is
+    named, the bare subject or idea that CLIP finds nearest is played. (Of words that CLIP was never
+    taught, "nearest" says little.) Raises CaptionError for nothing but white space.
     """
     words = " ".join(typed.split())
     read = words[:MAX_CAPTION]
@@ -40,7 +41,7 @@ def understand(typed: str, encoder: ClipEncoder) -> Understood:
         if not words:
             raise CaptionError("the prompt is empty: type what you would like to see")
         member = _nearest(read, encoder)
-        nearest = f"This small world can't draw that; the nearest thing is “{prompts()[member]}”."
+        nearest = f"This small world can't draw that; CLIP finds “{prompts()[member]}” nearest."
         return Understood(member, " ".join([*hints, nearest]))
     member = _member(parsed.scene)
     if left_out:
@@ -54,7 +55,8 @@ def understand(typed: str, encoder: ClipEncoder) -> Understood:
 
 
 def _parsed(text: str) -> tuple[Parsed | None, str]:
-    """What a text says, without the last word whose absence makes it a caption; and that word."""
+    """What a text says, and the word that was left out. If it is no caption, it is tried without
+    its last word, then without the one before that alone, and so on."""
     words = text.split()
     for left_out in range(len(words), -1, -1):
         try:

@@ -30,7 +30,10 @@ def read_manifest(world_dir: Path = WORLD_DIR) -> dict[str, str]:
     """Digest by relative path. Raises WeightsError when the manifest is missing or unreadable."""
     path = Path(world_dir) / MANIFEST
     try:
-        return json.loads(path.read_text())
+        digests = json.loads(path.read_text())
+        if not isinstance(digests, dict):
+            raise ValueError("it holds no table")
+        return digests
     except (OSError, ValueError) as error:
         raise WeightsError(
             f"{path} cannot be read ({error}); expected the list of the world's files. Mend: "
