@@ -190,6 +190,7 @@ def test_what_the_agent_thinks_is_not_changed_by_who_plays_beside_it(hasty, path
         ("🦊🎉", None, "can't draw that"),
         ("שלום עולם مرحبا", None, "can't draw that"),
         ("a fox " * 2000, "a fox", "first 500 characters"),
+        ("seven foxes on a purple background", "two foxes", "“seven”, “purple background”"),
     ],
 )
 def test_any_prompt_is_played(studio, typed, plays, says):
@@ -211,8 +212,7 @@ def test_every_caption_of_the_world_means_itself(studio):
         assert understand(prompts()[member], studio.sight.encoder).member == member
 
 
-def test_nearest_things_are_near(studio):
-    """Words the world lacks, near ones it has."""
+def test_of_what_is_not_known_the_nearest_by_clip_is_played(studio):
     assert len(bare_members()) == 88
     encoder: ClipEncoder = studio.sight.encoder
     known = encoder.encode_texts([prompts()[m] for m in bare_members()])

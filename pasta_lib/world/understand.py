@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations
@@ -80,8 +81,9 @@ def _member(scene: Scene) -> int:
 
 def _nearest(text: str, encoder: ClipEncoder) -> int:
     """Of bare subjects and ideas."""
-    vectors = _bare(encoder)
-    return int(bare_members()[np.argmax(vectors @ encoder.encode_texts([text])[0])])
+    with warnings.catch_warnings(action="ignore"):  # that a long text's end is not read
+        typed = encoder.encode_texts([text])[0]
+    return int(bare_members()[np.argmax(_bare(encoder) @ typed)])
 
 
 @cache
