@@ -14,6 +14,7 @@ from contextlib import closing, suppress
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from PIL import Image
@@ -83,8 +84,12 @@ def test_visitors_play(demo, page):
     says(page, "Turn 1 of 5: choose")
     film.append(page.screenshot())
     assert alt_texts(page) == 16
-    for _ in range(neon(page) - 1):  # the first button has the focus
-        page.keyboard.press("Tab")
+    page.wait_for_function("document.activeElement.title === 'Choose column 1'")
+    wanted = f"Choose column {neon(page)}"
+    for _ in range(3):
+        if page.evaluate("document.activeElement.title") != wanted:
+            page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.title") == wanted
     page.keyboard.press("Enter")
     says(page, "Turn 2 of 5: choose")
     film.append(page.screenshot())
@@ -251,8 +256,8 @@ def keep_film(shots):
     frames = []
     for shot in shots:
         with Image.open(BytesIO(shot)) as image:
-            frames.append(image.convert("RGB").crop((0, 130, 1280, 1020)).resize((800, 556)))
-    palette = frames[-1].quantize(128)
+            frames.append(image.convert("RGB").crop((0, 220, 1280, 1020)).resize((800, 500)))
+    palette = Image.fromarray(np.concatenate(frames)).quantize(256)  # of all turns' colours
     frames = [f.quantize(palette=palette, dither=Image.Dither.NONE) for f in frames]
     frames[0].save(Path(folder) / "demo.gif", save_all=True, append_images=frames[1:],
                    duration=2000, loop=0, optimize=True)  # fmt: skip
