@@ -84,31 +84,34 @@ class ClipEncoder:
             if not isinstance(text, str) or not text.strip():
                 raise ValueError(f"text {row} of {len(texts)} is empty or no string: {text!r}")
 
-        overlong = []
-
-        def run(rows: list[int]) -> torch.Tensor:
-            words = [texts[row] for row in rows]
-            overlong.extend(np.array(rows)[self._overlong(words)])
-            tokens = self.tokenizer(words)
-            return self.model.encode_text(tokens.to(self.config.device), normalize=True)
-
-        vectors = self._remembered("text", (text.encode() for text in texts), run, progress)
-        if overlong:
+        cut = np.flatnonzero(self.overlong(texts))
+        if len(cut):
             warnings.warn(
-                f"of {len(overlong)} of {len(texts)} texts the end was not read, since the model "
-                f"reads {self.model.context_length} tokens; the first is text {overlong[0]}: "
-                f"{texts[overlong[0]][:60]!r} …",
+                f"of {len(cut)} of {len(texts)} texts the end is not read, since the model reads "
+                f"{self.tokenizer.context_length} tokens; the first is text {cut[0]}: "
+                f"{texts[cut[0]][:60]!r} …",
                 stacklevel=2,
             )
-        return vectors
 
-    def _overlong(self, words: list[str]) -> np.ndarray:
-        """Which texts have more tokens than the model reads. With room for one token more, the last
-        place but one is a word's, and not the end's or what fills up after it."""
-        room = self.model.context_length + 1
-        beyond = self.tokenizer(["a"], context_length=room)[0, 2:]
-        last_but_one = self.tokenizer(words, context_length=room)[:, -2]
-        return ~torch.isin(last_but_one, beyond).numpy()
+        def run(rows: list[int]) -> torch.Tensor:
+            tokens = self.tokenizer([texts[row] for row in rows])
+            return self.model.encode_text(tokens.to(self.config.device), normalize=True)
+
+        return self._remembered("text", (text.encode() for text in texts), run, progress)
+
+    def overlong(self, texts: Sequence[str]) -> np.ndarray:
+        """Whether texts have more tokens than the model reads, bool `[N]`.
+
+        With room for one token more, their first end stands in the last place.
+        """
+        room = self.tokenizer.context_length + 1
+        end = self.tokenizer(["a"], context_length=room)[0, 2]
+        parts = [np.zeros(0, bool)]
+        for start in range(0, len(texts), self.config.batch_size):
+            words = list(texts[start : start + self.config.batch_size])
+            tokens = self.tokenizer(words, context_length=room)
+            parts.append(((tokens == end).int().argmax(1) == room - 1).numpy())
+        return np.concatenate(parts)
 
     def logit_scale(self) -> float:
         """The factor CLIP was trained to multiply cosines by."""

@@ -16,7 +16,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
+from operator import index
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +45,11 @@ class GeneratorConfig:
     dtype: str = ""  # one of DTYPES; empty: float16 on a GPU, else float32
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch_size) < 1 or not math.isfinite(self.guidance):
-            raise ValueError(f"steps and batch_size are 1 or more, guidance is a number: {self}")
+        whole = all(isinstance(n, int) and n >= 1 for n in (self.steps, self.batch_size))
+        if not whole or not math.isfinite(self.guidance):
+            raise ValueError(
+                f"steps and batch_size are whole numbers from 1, guidance is a number: {self}"
+            )
         if self.dtype and self.dtype not in DTYPES:
             raise ValueError(f"dtype {self.dtype!r}: expected one of {', '.join(DTYPES)}, or ''")
 
@@ -129,7 +132,11 @@ def _check(prompts: Sequence[str], seeds: Sequence[int]) -> None:
                 f"prompt {i} has {len(prompt):,} characters, at most {MAX_PROMPT:,} are accepted "
                 "(CLIP's text encoders read the first 77 tokens or fewer): shorten it"
             )
-        if not isinstance(seeds[i], Integral) or not 0 <= seeds[i] < 2**63:
+        try:
+            known = 0 <= index(seeds[i]) < 2**63
+        except TypeError:
+            known = False
+        if not known:
             raise ValueError(f"seed {i} is {seeds[i]!r}; expected a whole number from 0 to 2⁶³ - 1")
 
 

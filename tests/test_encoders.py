@@ -223,12 +223,14 @@ def test_texts_longer_than_the_model_reads_are_named_once(full_size, tiny_folder
     small = open_clip.get_model_config("ViT-B-32")
     small["vision_cfg"]["layers"] = small["text_cfg"]["layers"] = 1
     name = save_clip(tmp_path, small, seed=0) if full_size else tiny_folder
-    encoder = ClipEncoder(EncoderConfig(name, batch_size=2))
+    encoder = ClipEncoder(EncoderConfig(name, batch_size=2, cache=str(tmp_path / "cache")))
     limit = 77 if full_size else 32
     fitting = " ".join(["cat"] * (limit - 2))  # with a token before and one after
-    words = ["a cat", fitting, f"{fitting} cat", "two foxes", f"{fitting} cat fox neon"]
-    with pytest.warns(UserWarning, match=rf"of 2 of 5 texts.*reads {limit} tokens.*is text 2"):
-        vectors = encoder.encode_texts(words)
+    words = ["a cat", fitting, f"{fitting} cat", "two foxes", f"{fitting} !!!", f"{fitting} cat"]
+    for _ in range(2):  # also when they are remembered
+        with pytest.warns(UserWarning, match=rf"of 3 of 6 texts.*{limit} tokens.*is text 2"):
+            vectors = encoder.encode_texts(words)
+    assert encoder.overlong(words).tolist() == [False, False, True, False, True, True]
     assert np.abs(vectors[2] - vectors[4]).max() < 1e-6  # it is true that the ends are not read
     with warnings.catch_warnings():
         warnings.simplefilter("error")

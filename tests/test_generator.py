@@ -14,6 +14,7 @@ import torch
 from diffusers import (
     AutoencoderKL,
     EulerDiscreteScheduler,
+    PNDMScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -76,6 +77,30 @@ def sdxl_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def sd_folder(tmp_path_factory):
+    """A tiny random Stable Diffusion 1, in its real format."""
+    torch.manual_seed(0)
+    text, tokenizer = tiny_text(CLIPTextModel, 16)
+    unet = UNet2DConditionModel(
+        sample_size=16, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), cross_attention_dim=16,
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), attention_head_dim=4,
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4,
+    )  # fmt: skip
+    pipeline = StableDiffusionPipeline(
+        vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet,
+        scheduler=PNDMScheduler(steps_offset=1, skip_prk_steps=True),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("sd")
+    pipeline.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
 def patch_folder(tmp_path_factory):
     """A tiny random pipeline of the miniature's own kind, saved."""
     torch.manual_seed(0)
@@ -95,7 +120,9 @@ def patch_folder(tmp_path_factory):
     return str(folder)
 
 
-@pytest.mark.parametrize(("kind", "side"), [("sdxl_folder", 32), ("patch_folder", 64)])
+@pytest.mark.parametrize(
+    ("kind", "side"), [("sd_folder", 32), ("sdxl_folder", 32), ("patch_folder", 64)]
+)
 def test_one_code_path_draws_with_either(kind, side, request):
     config = GeneratorConfig(model=request.getfixturevalue(kind), steps=2, batch_size=3)
     pipeline = load_pipeline(config)
@@ -116,11 +143,14 @@ def test_one_code_path_draws_with_either(kind, side, request):
 
 
 def test_no_second_code_path_for_the_miniature():
-    """The modules name no class of models, ask none what it is, and know the miniature by nothing
-    but its folder. (`getattr`: a denoiser is called `unet` or `transformer`.)"""
+    """The modules name no class of models, ask none in the usual ways what it is, and know the
+    miniature by nothing but its folder. (`getattr`: a denoiser is called `unet` or `transformer`.)
+    """
     for module, named, asked in ((generator, 3, 2), (encoders, 4, 0)):
         code = ast.unparse(_without_docstrings(ast.parse(inspect.getsource(module))))
-        for name in ("XL", "StableDiffusion", "Patch", "hasattr", " type("):
+        asks = ("hasattr", " type(", "__class__", "_class_name", "isinstance(pipeline",
+                "isinstance(model", "isinstance(self")  # fmt: skip
+        for name in ("XL", "StableDiffusion", "Patch", *asks):
             assert name not in code, name
         # its definition, the default, its checked folder; in one an error's words
         assert code.count("MINIATURE") == named
@@ -149,6 +179,7 @@ def _without_docstrings(tree: ast.AST) -> ast.AST:
         ([b"a cat"], [1], "prompt 0 is empty or no string"),
         (["a cat"], [1.7], "seed 0 is 1.7; expected a whole number"),
         (["a cat", "a fox"], [1, -1], "seed 1 is -1"),
+        (["a cat"], ["7"], "seed 0 is '7'"),
         (["a cat"], [2**70], "seed 0 is 1180591620717411303424"),
     ],
 )
@@ -160,8 +191,9 @@ def test_bad_prompts_are_refused_before_anything_is_drawn(prompts, seeds, messag
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"steps": 0}, "steps and batch_size are 1 or more"),
-        ({"batch_size": 0}, "steps and batch_size are 1 or more"),
+        ({"steps": 0}, "steps and batch_size are whole numbers from 1"),
+        ({"steps": 2.5}, "steps and batch_size are whole numbers from 1"),
+        ({"batch_size": 0}, "steps and batch_size are whole numbers from 1"),
         ({"guidance": float("nan")}, "guidance is a number"),
         ({"dtype": "float8"}, "'float8': expected one of float32, float16, bfloat16"),
     ],

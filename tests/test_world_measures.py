@@ -33,6 +33,7 @@ from pasta_lib.world.eye import HEADS, Reading, load_eye  # noqa: E402
 from pasta_lib.world.reachable import reachable  # noqa: E402
 from pasta_lib.world.scenes import (  # noqa: E402
     COLOUR,
+    COUNT,
     IDEA,
     IDEA_NAMES,
     SECOND,
@@ -189,6 +190,43 @@ def test_zero_shot_masks_own_colours_among_colours_alone():
     image = by_caption([captions.write(red)])
     image = image + 0.5 * by_caption([captions.write(from_array(heart)[0])])
     assert evaluate_world.zero_shot(image, heart, by_caption)["colour"][0]
+
+
+def test_short_captions_say_the_subject_and_one_attribute_of_pictures_of_anything():
+    asked = to_array([
+        Scene("cat", style="neon", background="snow"),
+        Scene("fox", "blue", "neon", "snow", 3),
+    ])  # fmt: skip
+    # pictures that lie by the bare name of their subject, and by it and their style
+    bare = by_caption(["a cat", "a fox"])
+    assert evaluate_world.zero_shot(bare, asked, by_caption, short=True)["subject"].all()
+    assert not evaluate_world.zero_shot(bare, asked, by_caption)["subject"].all()
+    styled = by_caption(["a cat, neon", "a fox, neon"])
+    hits = evaluate_world.zero_shot(styled, asked, by_caption, short=True)
+    assert hits["style"].all()
+    named = by_caption(["a blue fox"] * 2)
+    assert evaluate_world.zero_shot(named, asked, by_caption, short=True)["colour"][1]
+
+
+def test_ideas_are_found_by_who_knows_them_and_no_better_than_can_be(monkeypatch):
+    """Pictures stand for their scenes here, and ideas lie where their own scenes do."""
+    weights = idea_weights()
+    columns = [c for c in weights if c != COUNT]
+
+    class Knows:
+        def encode_images(self, scenes):
+            parts = [np.eye(weights[c].shape[1])[scenes[:, c]] for c in columns]
+            return np.concatenate([*parts, np.eye(4)[scenes[:, COUNT] - 1]], 1)
+
+        def encode_texts(self, texts):
+            rows = [IDEA_NAMES.index(text) for text in texts]
+            parts = [weights[c][rows] / weights[c][rows].sum(1, keepdims=True) for c in weights]
+            return np.log(np.concatenate(parts, 1) + 1e-9)
+
+    monkeypatch.setattr(evaluate_world, "renders", lambda scenes, seed: scenes)
+    found = evaluate_world._ideas_named(Knows(), np.random.default_rng(0))
+    assert found["idea, short"] == found["idea, best possible"]  # the log of the product
+    assert 0.7 < found["idea, best possible"]["value"] < 0.9
 
 
 # --- diversity --------------------------------------------------------------------------------

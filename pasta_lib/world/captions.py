@@ -8,7 +8,6 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise, product
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +26,7 @@ _STYLE_LAST = (
 _OPENINGS = ("", "", "", "an image of ", "a picture of ")
 _SMALL_WORDS = """a an the of on in at with and & next to under against style image picture
 background scene showing some art illustration by beside is are very my"""
-_BEFORE = ("on", "against")  # right before a colour, they make it the background's
+_PLAIN = [name for name, words in BACKGROUNDS.items() if f"on a {name} background" in words]
 _STOPS = ",.;:!?\u2026\u2013\u2014"  # no phrase reaches across one
 _JOININGS = ("{a} and {b}", "{a} with {b}", "{a} next to {b}")
 
@@ -200,9 +199,9 @@ def _only(caption: str, attribute: str, values: list):
 
 def _tokens(text: str) -> list[str]:
     """Words, stops, and runs of any other symbols. 'snow-white' is two words; "fox's" is one, and
-    so are "1,000" and "-3"."""
+    so are "1,000", "3-4" and "-3"."""
     text = unicodedata.normalize("NFC", text).lower().replace("\u2019", "'")
-    number = r"(?<!\w)-\d+(?:[.,]\d+)*|\d+(?:[.,]\d+)+"
+    number = r"(?<!\w)-\d+(?:[-.,]\d+)*|\d+(?:[-.,]\d+)+"
     word, passed_over = r"[^\W_]+(?:'[^\W_]+)*", r"\-'\"\u2018\u201c\u201d`«»()\[\]"
     return re.findall(rf"{number}|{word}|[{_STOPS}]|(?:[^\w\s{_STOPS}{passed_over}]|_)+", text)
 
@@ -222,21 +221,37 @@ def _phrases_of(tokens: list[str]) -> list[_Phrase]:
             out.append(_Phrase(tokens[i], "unknown"))
             length = 1
         i += length
-    return _of_what_is_unknown(out)
+    return _of_what_is_unknown(_of_backgrounds(out))
+
+
+def _of_backgrounds(out: list[_Phrase]) -> list[_Phrase]:
+    """The phrases, where colours of a background are its own: "on white", "a snow-white
+    background"; and unknown where no background has them: "on red", "a red and blue background"."""
+    coloured = [p.attribute == "colour" or p.text in _PLAIN for p in out]
+    for last in np.flatnonzero(coloured).tolist():
+        after, *_ = *out[last + 1 :], _Phrase(".", "nothing")
+        run = [last]
+        while run[-1] > 1 and out[run[-1] - 1].text in ("and", "&") and coloured[run[-1] - 2]:
+            run.append(run[-1] - 2)
+        beyond = out[last + 2] if after.text in ("and", "&") and last + 2 < len(out) else after
+        named = beyond.text in ("background", *(f"{name} background" for name in _PLAIN))
+        placed = run[-1] > 0 and out[run[-1] - 1].text in ("on", "against")
+        if not named and (not placed or after.attribute == "subject"):
+            continue
+        alone = after.text in (*_STOPS, "background") or after.attribute == "style"
+        name = out[last].value or out[last].text
+        if alone and len(run) == 1 and name in _PLAIN:
+            out[last] = _Phrase(out[last].text, "background", name)
+        else:
+            for k in run:
+                out[k] = _Phrase(out[k].text + " background" * named, "unknown")
+    return out
 
 
 def _of_what_is_unknown(out: list[_Phrase]) -> list[_Phrase]:
     """The phrases, where colours and numbers of what is unknown are unknown too."""
-    for k, (colour, following) in enumerate(pairwise(out)):
-        if colour.attribute == "colour" and following.text == "background":
-            out[k] = _Phrase(f"{colour.text} background", "unknown")
-    for k, (where, colour) in enumerate(pairwise(out)):
-        noun_follows = out[k + 2 : k + 3] and out[k + 2].attribute == "subject"
-        if colour.attribute == "colour" and where.text in _BEFORE and not noun_follows:
-            out[k + 1] = _Phrase(colour.text, "unknown")
     nouns = [k for k, p in enumerate(out) if p.attribute in ("subject", "idea")]
-    last = max(nouns, default=-1)
-    for k in range(last + 1, len(out) - 1):
+    for k in range(max(nouns, default=-1) + 1, len(out) - 1):
         if out[k].attribute in ("colour", "count") and out[k + 1].attribute == "unknown":
             out[k] = _Phrase(out[k].text, "unknown")
     return out
@@ -266,8 +281,6 @@ def _known_phrases() -> tuple[dict[tuple[str, ...], tuple], int]:
         for wording in wordings:
             for part in _shortened(wording):
                 know(part, "background", name)
-    for name, before in product(("white", "yellow", "pink", "teal"), _BEFORE):
-        know(f"{before} {name}", "background", name)
     for word, name in {"night": "night", "sunset": "sunset", "dusk": "sunset", "meadow": "meadow",
                        "snow": "snow"}.items():  # fmt: skip
         know(word, "background", name)

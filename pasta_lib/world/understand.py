@@ -42,7 +42,8 @@ def understand(typed: str, encoder: ClipEncoder) -> Understood:
         if not words:
             raise CaptionError("the prompt is empty: type what you would like to see")
         member = _nearest(read, encoder)
-        nearest = f"This small world can't draw that; CLIP finds “{prompts()[member]}” nearest."
+        nearest = f"This small world can't draw that; CLIP finds “{prompts()[member]}” nearest"
+        nearest += " (it read the first words only)." if encoder.overlong([read])[0] else "."
         return Understood(member, " ".join([*hints, nearest]))
     member = _member(parsed.scene)
     if left_out:
@@ -81,7 +82,8 @@ def _member(scene: Scene) -> int:
 
 def _nearest(text: str, encoder: ClipEncoder) -> int:
     """Of bare subjects and ideas."""
-    with warnings.catch_warnings(action="ignore"):  # that a long text's end is not read
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "of 1 of 1 texts the end is not read")  # the hint says it
         typed = encoder.encode_texts([text])[0]
     return int(bare_members()[np.argmax(_bare(encoder) @ typed)])
 
