@@ -276,7 +276,7 @@ def zero_shot(
     """Whether the right value's caption lies nearest, bool `[N]` by attribute.
 
     `image`: embeddings `[N, D]` of pictures of `scenes` `[N, 7]`, none with a second subject.
-    `short`: captions say the subject and the attribute alone, of pictures of anything.
+    `short`: captions say the subject and the attribute alone, whatever else pictures show.
     """
     out = {}
     for attribute, (column, values) in VALUES.items():
