@@ -75,7 +75,7 @@ class ClipEncoder:
     def encode_texts(self, texts: Sequence[str], progress: bool = False) -> np.ndarray:
         """Unit-length embeddings of texts, float32 `[N, D]`.
 
-        Warns, once, of texts with more tokens than the model reads; their ends are left out.
+        Warns, once a call, of texts with more tokens than the model reads; their ends are left out.
         Raises ValueError naming the row of a text that is empty or is not a string.
         """
         if isinstance(texts, str):
@@ -102,7 +102,7 @@ class ClipEncoder:
     def overlong(self, texts: Sequence[str]) -> np.ndarray:
         """Whether texts have more tokens than the model reads, bool `[N]`.
 
-        With room for one token more, their first end stands in the last place.
+        With room for one token more, such a text's first end token stands in the last place.
         """
         room = self.tokenizer.context_length + 1
         end = self.tokenizer(["a"], context_length=room)[0, 2]

@@ -34,7 +34,10 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """Which model draws, and how. The defaults are the miniature's fast setting (ours)."""
+    """Which model draws, and how. The defaults are the miniature's fast setting (ours).
+
+    Raises ValueError for settings that draw nothing, such as no steps.
+    """
 
     model: str = MINIATURE  # or a folder, or a hub model's id with its revision (pasta_lib.hub)
     revision: str | None = None  # of a hub model: a commit, so that it never changes
@@ -132,12 +135,15 @@ def _check(prompts: Sequence[str], seeds: Sequence[int]) -> None:
                 f"prompt {i} has {len(prompt):,} characters, at most {MAX_PROMPT:,} are accepted "
                 "(CLIP's text encoders read the first 77 tokens or fewer): shorten it"
             )
-        try:
-            known = 0 <= index(seeds[i]) < 2**63
-        except TypeError:
-            known = False
-        if not known:
+        if not _is_seed(seeds[i]):
             raise ValueError(f"seed {i} is {seeds[i]!r}; expected a whole number from 0 to 2⁶³ - 1")
+
+
+def _is_seed(value: object) -> bool:
+    try:
+        return 0 <= index(value) < 2**63
+    except TypeError:
+        return False
 
 
 def _warn_of_unread_words(pipeline: DiffusionPipeline, prompts: Sequence[str]) -> None:

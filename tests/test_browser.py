@@ -84,14 +84,11 @@ def test_visitors_play(demo, page):
     says(page, "Turn 1 of 5: choose")
     film.append(page.screenshot())
     assert alt_texts(page) == 16
-    page.wait_for_function("document.activeElement.title === 'Choose column 1'")
-    wanted = f"Choose column {neon(page)}"
-    for _ in range(3):
-        if page.evaluate("document.activeElement.title") != wanted:
-            page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.title") == wanted
+    wanted = neon(page)
+    tab_to(page, wanted)
     page.keyboard.press("Enter")
     says(page, "Turn 2 of 5: choose")
+    assert [d["column"] for kind, d in of(path) if kind == "pick"] == [wanted - 1]
     film.append(page.screenshot())
     choose(page, neon(page), times=2)  # a double click
     page.get_by_role("button", name="Better").click()
@@ -204,6 +201,19 @@ def press(page, name, then="", times=1):
 
 def choose(page, column, times=1):
     press(page, f"Choose column {column}", times=times)
+
+
+def tab_to(page, column):
+    """By Tab, from each column's button to the next; the first has the focus, or is given it."""
+    page.wait_for_function("document.activeElement.title.startsWith('Choose column')")
+    for _ in range(PATIENCE // 100):
+        at = page.evaluate("document.activeElement.title")
+        if at == f"Choose column {column}":
+            return
+        assert at.startswith("Choose column") and at < f"Choose column {column}"
+        page.keyboard.press("Tab")
+        page.wait_for_timeout(100)
+    raise AssertionError(f"Tab does not lead to column {column}")
 
 
 def new(page):

@@ -49,6 +49,13 @@ def tiny_text(kind, width: int):
     return kind(config), tokenizer
 
 
+def tiny_vae():
+    return AutoencoderKL(
+        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4,
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def sdxl_folder(tmp_path_factory):
     """A tiny random SDXL, saved in its real format."""
@@ -63,12 +70,8 @@ def sdxl_folder(tmp_path_factory):
         use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=6 * 8 + 16, transformer_layers_per_block=(1, 2),
     )  # fmt: skip
-    vae = AutoencoderKL(
-        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4,
-    )  # fmt: skip
     pipeline = StableDiffusionXLPipeline(
-        vae=vae, text_encoder=first, text_encoder_2=second, tokenizer=tokenizer,
+        vae=tiny_vae(), text_encoder=first, text_encoder_2=second, tokenizer=tokenizer,
         tokenizer_2=tokenizer_2, unet=unet, scheduler=EulerDiscreteScheduler(),
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("sdxl")
@@ -86,12 +89,8 @@ def sd_folder(tmp_path_factory):
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), cross_attention_dim=16,
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), attention_head_dim=4,
     )  # fmt: skip
-    vae = AutoencoderKL(
-        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4,
-    )  # fmt: skip
     pipeline = StableDiffusionPipeline(
-        vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet,
+        vae=tiny_vae(), text_encoder=text, tokenizer=tokenizer, unet=unet,
         scheduler=PNDMScheduler(steps_offset=1, skip_prk_steps=True),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip

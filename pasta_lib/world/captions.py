@@ -230,7 +230,7 @@ def _of_backgrounds(out: list[_Phrase]) -> list[_Phrase]:
     coloured = [p.attribute == "colour" or p.text in _PLAIN for p in out]
     for last in np.flatnonzero(coloured).tolist():
         after, *_ = *out[last + 1 :], _Phrase(".", "nothing")
-        run = [last]
+        run = [last]  # "red and blue", backwards
         while run[-1] > 1 and out[run[-1] - 1].text in ("and", "&") and coloured[run[-1] - 2]:
             run.append(run[-1] - 2)
         beyond = out[last + 2] if after.text in ("and", "&") and last + 2 < len(out) else after
@@ -240,11 +240,12 @@ def _of_backgrounds(out: list[_Phrase]) -> list[_Phrase]:
             continue
         alone = after.text in (*_STOPS, "background") or after.attribute == "style"
         name = out[last].value or out[last].text
-        if alone and len(run) == 1 and name in _PLAIN:
+        if alone and len(run) == 1 and name in _PLAIN:  # the one colour of one that there is
             out[last] = _Phrase(out[last].text, "background", name)
         else:
             for k in run:
-                out[k] = _Phrase(out[k].text + " background" * named, "unknown")
+                text = f"{out[k].text} background" if named else out[k].text
+                out[k] = _Phrase(text, "unknown")
     return out
 
 
@@ -298,6 +299,7 @@ def _known_phrases() -> tuple[dict[tuple[str, ...], tuple], int]:
 
 
 def _regular_plural(noun: str) -> str:
+    """By rule, as people make it of any noun: "fishes", "volcanos"."""
     if noun.endswith(("s", "x", "ch", "sh")):
         return noun + "es"
     if noun.endswith("y") and noun[-2] not in "aeiou":
